@@ -42,6 +42,10 @@ type Branch struct {
 	EndpointID string
 	CreatedAt  time.Time
 	ExpiresAt  time.Time // zero: never
+	// Settled tells that what quarantine cut out is in no file any more, and that a crash replays nothing.
+	Settled bool
+	// Settings are production's when the branch was cut.
+	Settings []Setting
 	// Differences lists what in the branch is not as it is in production.
 	Differences []Difference
 }

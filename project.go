@@ -33,11 +33,26 @@ type Source struct {
 	Major          int    // 15
 	Version        string // "15.18"
 	Timeline       uint32
+	Superuser      string // its bootstrap superuser (oid 10), "postgres" nearly everywhere
 	Slot           string // our physical slot on it; empty with a RestoreCommand
 	RestoreCommand string
 	MaxRate        int64 // bytes a second of the base backup; 0 is unlimited
 	// AcceptUnlimitedSlot keeps a slot although max_slot_wal_keep_size is -1.
 	AcceptUnlimitedSlot bool
+	// Settings are production's when it was last asked for them.
+	Settings []Setting
+}
+
+// Setting is one row of pg_settings. All fields are as Postgres shows them:
+// Value is in Unit ("8kB", "ms"), which is empty for settings without one.
+type Setting struct {
+	Name     string `json:"name"`
+	Value    string `json:"value"`
+	Unit     string `json:"unit,omitempty"`
+	Category string `json:"category"`
+	Context  string `json:"context"`
+	Source   string `json:"source"`
+	VarType  string `json:"vartype"`
 }
 
 // FollowerState is what the follower of a project does now.

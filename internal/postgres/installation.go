@@ -84,6 +84,18 @@ func FindInstallation(ctx context.Context, major int) (Installation, error) {
 		WithHint("install them (Debian: apt-get install postgresql-%d), or name their directory in PGBOUGH_POSTGRES_DIRS", major)
 }
 
+// HasLibrary tells whether the installation has a loadable library of that
+// name, as it stands in a preload list ("auto_explain", "$libdir/pg_cron").
+func (in Installation) HasLibrary(name string) bool {
+	name = strings.TrimPrefix(strings.TrimSuffix(name, ".so"), "$libdir/")
+	for _, dir := range []string{"../lib", "../lib/postgresql"} {
+		if fi, err := os.Stat(filepath.Join(in.BinDir, dir, name+".so")); err == nil && fi.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
+}
+
 var versionOutput = regexp.MustCompile(`\(PostgreSQL\) (\d+)\.(\d+)`)
 
 func inspect(ctx context.Context, bin string) (Installation, error) {

@@ -2,9 +2,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"os"
 	"syscall"
 )
+
+// ErrLocked says that something still runs on a volume, so that nothing else
+// may start on it.
+var ErrLocked = errors.New("the volume's lock is held")
 
 // Spec is what a Launcher needs to start one postmaster. All paths are on the
 // host; the Launcher decides where they appear to the process, and Args are

@@ -14,24 +14,41 @@ import (
 )
 
 // Driver is copy-on-write in the way of one file system. Methods get absolute
-// paths below the pool that the pool made up itself; they are called at most
-// once at a time for the same path. volumetest holds every driver to this contract.
+// paths below the pool that the pool made up itself, in directories that only
+// root can change; what is inside of dir and src belongs to a possibly hostile
+// user. A Driver is safe for concurrent use; the pool never lets two calls
+// change the same path at a time, and clones one src many times at once.
+// volumetest holds every driver to this contract.
 type Driver interface {
 	// Kind is the name in pool.json and on the command line: btrfs, reflink, copy.
 	Kind() string
-	// Create makes an empty directory dir whose files can be cloned.
+	// Create makes an empty directory dir whose files can be cloned. It is
+	// durable when Create returns and dir's parent is synced.
 	Create(ctx context.Context, dir string) error
-	// Clone makes dst a writable copy of the whole tree src, which nothing writes meanwhile: owners, modes, times,
-	// symbolic links and empty directories are kept; sockets and FIFOs are left out. When it fails, dst may exist in part.
+	// Clone makes dst a writable copy of the whole tree src, which nothing
+	// writes meanwhile (a driver that takes an atomic snapshot says so): owners,
+	// modes, times, symbolic links and empty directories are kept; sockets and
+	// FIFOs may be left out. It is durable when Clone returns and dst's parent is
+	// synced. When it fails, dst may exist in part.
 	Clone(ctx context.Context, src, dst string) error
+	// CloneCost is about how many bytes a clone of src takes at once.
+	CloneCost(ctx context.Context, src string) (int64, error)
 	// Destroy removes dir and all below it. It succeeds when dir is not there, when it is there only in part,
-	// when clones of it are alive, and on a full file system.
+	// when clones of it are alive, and on a full file system. Its space may come back a little later.
 	Destroy(ctx context.Context, dir string) error
-	// Usage measures dir.
+	// Usage measures dir, which may be written to meanwhile.
 	Usage(ctx context.Context, dir string) (Usage, error)
 }
 
-// Usage of a volume in bytes. OwnBytes is what no other volume shares, so what its removal would free.
+// The kinds of drivers.
+const (
+	KindBtrfs   = "btrfs"
+	KindReflink = "reflink"
+	KindCopy    = "copy"
+)
+
+// Usage of a volume in bytes. OwnBytes is what no other volume shares, so what its removal would free;
+// LogicalBytes is what a full copy of it would take.
 type Usage struct {
 	OwnBytes     int64
 	LogicalBytes int64
@@ -77,3 +94,22 @@ type Volume struct {
 
 // ErrNotExist is returned for a volume that the pool does not have.
 var ErrNotExist = errors.New("volume does not exist")
+
+// State is what an Entry of a pool is.
+type State string
+
+// The states of an entry.
+const (
+	StateReady      State = "ready"
+	StateMaking     State = "making"     // a create or clone that is not finished
+	StateGone       State = "gone"       // a destroy that is not finished
+	StateUnreadable State = "unreadable" // no volume, or its manifest cannot be read
+)
+
+// Entry is one thing found in a pool's volumes directory.
+type Entry struct {
+	ID     string // the file's own name when it is no volume
+	State  State
+	Volume Volume // its manifest is empty when that cannot be read
+	Err    error  // why it is unreadable
+}

@@ -1,0 +1,74 @@
+package client
+
+import "github.com/pgbough/pgbough/internal/neonapi"
+
+// What the API is asked and answers. The JSON is Neon's API v2 with pgbough's
+// additions.
+type (
+	// Branch is a node of a project's tree.
+	Branch = neonapi.Branch
+	// BranchList answers GET /projects/{p}/branches.
+	BranchList = neonapi.BranchList
+	// BranchResponse answers GET, PATCH and DELETE of one branch.
+	BranchResponse = neonapi.BranchResponse
+	// CheckReport answers POST /check: everything that attach would need.
+	CheckReport = neonapi.CheckReport
+	// CheckRequest is the body of POST /check.
+	CheckRequest = neonapi.CheckRequest
+	// ConnectionDetails is one way to connect to a branch.
+	ConnectionDetails = neonapi.ConnectionDetails
+	// ConnectionURI answers GET /projects/{p}/connection_uri.
+	ConnectionURI = neonapi.ConnectionURI
+	// CreateBranch describes the branch that is wanted.
+	CreateBranch = neonapi.CreateBranch
+	// CreateBranchRequest is the body of POST /projects/{p}/branches.
+	CreateBranchRequest = neonapi.CreateBranchRequest
+	// CreateProjectRequest is the body of POST /projects.
+	CreateProjectRequest = neonapi.CreateProjectRequest
+	// CreatedBranch answers POST /projects/{p}/branches.
+	CreatedBranch = neonapi.CreatedBranch
+	// CreatedProject answers POST /projects.
+	CreatedProject = neonapi.CreatedProject
+	// EndpointList answers GET .../endpoints.
+	EndpointList = neonapi.EndpointList
+	// Libpq holds the same connection as libpq's connection parameters, by libpq's names, for programs that are told by PGHOST and its like.
+	Libpq = neonapi.Libpq
+	// Operation is a durable, stepwise job.
+	Operation = neonapi.Operation
+	// OperationList answers GET /projects/{p}/operations and GET /operations, newest first.
+	OperationList = neonapi.OperationList
+	// OperationResponse answers GET of one operation.
+	OperationResponse = neonapi.OperationResponse
+	// Pool tells where the bytes are.
+	Pool = neonapi.Pool
+	// PoolResponse answers GET /pool.
+	PoolResponse = neonapi.PoolResponse
+	// Project is one production and all branches of it.
+	Project = neonapi.Project
+	// ProjectList answers GET /projects.
+	ProjectList = neonapi.ProjectList
+	// ProjectResponse answers GET, PATCH and DELETE of one project.
+	ProjectResponse = neonapi.ProjectResponse
+	// ProjectStatus is one project at one moment.
+	ProjectStatus = neonapi.ProjectStatus
+	// PruneRequest is the body of POST /pool/prune.
+	PruneRequest = neonapi.PruneRequest
+	// PruneResponse answers POST /pool/prune: the volumes that were removed, or would be.
+	PruneResponse = neonapi.PruneResponse
+	// RoleList answers GET .../roles.
+	RoleList = neonapi.RoleList
+	// SetSourceRequest is the body of PATCH /projects/{p}/source.
+	SetSourceRequest = neonapi.SetSourceRequest
+	// Source is the production server of a project, without any secret.
+	Source = neonapi.Source
+	// SourceRequest says how to reach production and how to follow it.
+	SourceRequest = neonapi.SourceRequest
+	// Status answers GET /status: the whole server at one moment.
+	Status = neonapi.Status
+	// Step is what is known of one step of an operation.
+	Step = neonapi.Step
+	// UpdateBranchRequest is the body of PATCH on a branch.
+	UpdateBranchRequest = neonapi.UpdateBranchRequest
+	// Volume is one volume of the pool.
+	Volume = neonapi.Volume
+)

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/oklog/run"
+	"github.com/spf13/cobra"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/branch"
+	"github.com/pgbough/pgbough/internal/catalog"
+	"github.com/pgbough/pgbough/internal/credential"
+	"github.com/pgbough/pgbough/internal/httpapi"
+	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/postgres"
+	"github.com/pgbough/pgbough/internal/sandbox"
+	"github.com/pgbough/pgbough/internal/volume/storage"
+)
+
+const (
+	defaultUID     = 64420 // of every Postgres of ours; needs no entry in passwd
+	apiGrace       = 5 * time.Second
+	serverShutdown = 2 * time.Minute
+)
+
+type serverCommand struct {
+	data, api, pool        string
+	poolSize, poolReserve  string
+	sparse, debug          bool
+	uid, spares            int
+	sharedBuffers, logPath string
+}
+
+// newServerCommand is `pgbough server`: the one process that does everything.
+func newServerCommand() *cobra.Command {
+	c := &serverCommand{}
+	cmd := &cobra.Command{
+		Use:   "server --data DIR",
+		Short: "Run the server in the foreground",
+		Long: `Run the server in the foreground. It keeps everything below its data directory,
+serves the API, and prints "ready" on stdout when it does. It needs root, to mount
+the pool and to start each Postgres in a sandbox as an unprivileged user.
+
+SIGTERM or SIGINT stops it and every Postgres that it runs, cleanly. A server that is
+killed leaves them running; the next one takes them over.
+
+A disk without a copy-on-write file system is no obstacle: the pool is then made in
+an image file (--pool-size) that is taken from the disk at once, so that it cannot run
+out below the branches.`,
+		Example: `  pgbough server --data /var/lib/pgbough
+  pgbough server --data /var/lib/pgbough --pool reflink:/srv/xfs/pgbough --spares 2`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.data, "data", envOr("PGBOUGH_DATA", "/var/lib/pgbough"), "data directory (PGBOUGH_DATA)")
+	f.StringVar(&c.api, "api", envOr("PGBOUGH_LISTEN", "127.0.0.1:7420"), "address of the API")
+	f.StringVar(&c.pool, "pool", "auto", "auto, btrfs, reflink or copy, with :PATH for a directory that is on such a file system")
+	f.StringVar(&c.poolSize, "pool-size", "", "size of a new pool image, such as 50GB (default: half of what the disk has free)")
+	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use, so that the follower can go on (default: 5% of the pool)")
+	f.BoolVar(&c.sparse, "pool-sparse", false, "do not take a new image's whole size from the disk at once")
+	f.IntVar(&c.uid, "uid", defaultUID, "user and group id that each Postgres runs as")
+	f.IntVar(&c.spares, "spares", 1, "how many spares a project has ready")
+	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
+	f.BoolVar(&c.debug, "debug", false, "log more")
+	return cmd
+}
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+func (c *serverCommand) run(cmd *cobra.Command) error {
+	if os.Geteuid() != 0 {
+		return pgbough.Errorf(pgbough.EInvalid, "the server needs root: it mounts the pool and starts Postgres in sandboxes as another user").
+			WithHint("run it with sudo, or from the systemd unit")
+	}
+	level := slog.LevelInfo
+	if c.debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	// A stop that comes while the server still starts ends that start.
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	s, err := c.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	err = s.serve(ctx, cmd, log)
+	return errors.Join(err, s.close(context.WithoutCancel(ctx), log))
+}
+
+// server is all that an open server holds, in the order in which it was opened.
+type server struct {
+	catalog  *catalog.Catalog
+	storage  *storage.Storage
+	service  *branch.Service
+	listener net.Listener
+	admin    credential.APIKey
+}
+
+func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, err error) {
+	s := &server{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(context.WithoutCancel(ctx), log))
+		}
+	}()
+	data, err := filepath.Abs(c.data)
+	if err != nil {
+		return nil, err
+	}
+	runDir := filepath.Join(data, "run")
+	if err := postgres.CheckRunDir(runDir); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{data, runDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make the data directory: %w", err)
+		}
+	}
+	failpoint, err := operation.Failpoints(os.Getenv("PGBOUGH_FAILPOINT"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := credential.EnsureKey(filepath.Join(data, "secret.key"))
+	if err != nil {
+		return nil, err
+	}
+	if s.admin, err = credential.EnsureAPIKey(filepath.Join(data, "admin.key")); err != nil {
+		return nil, err
+	}
+	if s.catalog, err = catalog.Open(ctx, filepath.Join(data, "catalog.db"), key); err != nil {
+		return nil, err
+	}
+	size, err := parseSize(c.poolSize)
+	if err != nil {
+		return nil, err
+	}
+	reserve, err := parseSize(c.poolReserve)
+	if err != nil {
+		return nil, err
+	}
+	s.storage, err = storage.Open(ctx, storage.Config{
+		DataDir: data, Want: c.pool, Size: size, Sparse: c.sparse, CatalogID: s.catalog.ID(), Reserve: reserve,
+		UID: c.uid, GID: c.uid, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	cred := postgres.Credential{UID: c.uid, GID: c.uid}
+	launcher, err := sandbox.New(sandbox.Options{Credential: cred, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	// The API's port is taken before anything is started: two servers do not get in each other's way.
+	if s.listener, err = net.Listen("tcp", c.api); err != nil {
+		return nil, pgbough.Errorf(pgbough.EConflict, "the API cannot listen on %s: %w", c.api, err).
+			WithHint("another server may run; choose another address with --api")
+	}
+	image := ""
+	if s.storage.Image != nil {
+		image = s.storage.Image.File
+	}
+	s.service, err = branch.Open(ctx, branch.Options{
+		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: launcher, Credential: cred, RunDir: runDir,
+		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Spares: c.spares, Image: image, Version: version, Log: log,
+		Failpoint: failpoint,
+	})
+	return s, err
+}
+
+// serve answers the API until ctx ends.
+func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger) error {
+	api := &http.Server{
+		Handler: httpapi.New(s.service, s.admin, log), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	var g run.Group
+	done := make(chan struct{})
+	g.Add(func() error {
+		select {
+		case <-ctx.Done():
+		case <-done:
+		}
+		return nil
+	}, func(error) { close(done) })
+	g.Add(func() error { return api.Serve(s.listener) }, func(error) {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiGrace)
+		defer cancel()
+		if api.Shutdown(grace) != nil {
+			_ = api.Close() // long requests are not waited for
+		}
+	})
+	fmt.Fprintf(cmd.OutOrStdout(), "ready api=http://%s\n", s.listener.Addr())
+	log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "version", version)
+	if err := g.Run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	return nil
+}
+
+// close stops what was opened, the last first.
+func (s *server) close(ctx context.Context, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, serverShutdown)
+	defer cancel()
+	var errs []error
+	if s.service != nil {
+		log.InfoContext(ctx, "stopping every Postgres")
+		errs = append(errs, s.service.Close(ctx, true))
+	}
+	if s.listener != nil {
+		_ = s.listener.Close() // the API has closed it, unless it never served
+	}
+	if s.storage != nil {
+		errs = append(errs, s.storage.Close(ctx))
+	}
+	if s.catalog != nil {
+		errs = append(errs, s.catalog.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,310 @@
+package branch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
+	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/replication"
+	"github.com/pgbough/pgbough/internal/volume"
+)
+
+type attachState struct {
+	VolumeID string `json:"volume_id"`
+	BranchID string `json:"branch_id"`
+	Bytes    int64  `json:"bytes,omitempty"` // of production, as check saw it
+}
+
+type attachRun = operation.Run[attachState]
+
+// attachKind makes a project: a slot and a base backup of production, a standby
+// that streams from it, and the first spare. What fails is undone, so that
+// attach can simply be run again.
+func (s *Service) attachKind() operation.Kind {
+	return operation.Define("attach_project",
+		operation.Step[attachState]{Name: "slot", Do: s.makeSlot, Undo: s.dropSlot},
+		operation.Step[attachState]{Name: "base_backup", Do: s.baseBackup, Undo: s.dropRoot},
+		operation.Step[attachState]{Name: "follow", Do: s.startFollowing, Undo: func(ctx context.Context, r *attachRun) error {
+			return s.unfollow(ctx, r.ProjectID)
+		}},
+		operation.Step[attachState]{Name: "publish", Do: s.publishProject, Undo: s.stopProject},
+		operation.Step[attachState]{Name: "spare", Do: s.firstSpare},
+	)
+}
+
+func (s *Service) makeSlot(ctx context.Context, r *attachRun) error {
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil || p.Source.Slot == "" {
+		return err
+	}
+	r.Progress(pgbough.Progress{Message: "making a replication slot on production"})
+	conn, err := replication.Connect(ctx, p.Source.ConnString, applicationName)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return replication.CreateSlot(ctx, conn, p.Source.Slot)
+}
+
+// dropSlot is the last step of an undone attach: with it goes the project.
+func (s *Service) dropSlot(ctx context.Context, r *attachRun) error {
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		if pgbough.ErrorCode(err) == pgbough.ENotFound {
+			return nil
+		}
+		return err
+	}
+	if err := s.leaveSource(ctx, p); err != nil {
+		return err
+	}
+	return s.forgetProject(ctx, p)
+}
+
+// baseBackup copies production into the root volume. A copy that was broken off
+// starts from the beginning.
+func (s *Service) baseBackup(ctx context.Context, r *attachRun) error {
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	if err := s.destroy(ctx, r.State.VolumeID); err != nil {
+		return err
+	}
+	if err := s.pool.CheckSpace(r.State.Bytes); err != nil {
+		return err
+	}
+	v, err := s.pool.Create(ctx, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RoleRoot, Owner: r.State.BranchID})
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(v.Data)
+	if err != nil {
+		return fmt.Errorf("open the root volume: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	_, err = replication.BaseBackup(ctx, replication.BackupOptions{
+		ConnString: p.Source.ConnString, Application: applicationName, Dir: root, UID: s.credential.UID, GID: s.credential.GID,
+		MaxRate: p.Source.MaxRate, Label: "pgbough " + p.Name, Log: s.log,
+		Progress: func(done, total int64) {
+			message := "copying production"
+			if done == 0 {
+				message = "waiting for production's checkpoint, which is spread so that production does not notice"
+			}
+			r.Progress(pgbough.Progress{Message: message, Done: done, Total: total, Unit: "bytes"})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return s.makeStandby(v)
+}
+
+// makeStandby turns a base backup into a standby whose settings all come from
+// us: production's postgresql.auto.conf is kept beside the data for people to
+// read, and emptied, since it would win over our file (facts 5).
+func (s *Service) makeStandby(v volume.Volume) error {
+	root, err := os.OpenRoot(v.Data)
+	if err != nil {
+		return fmt.Errorf("open the base backup: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	auto, err := root.ReadFile("postgresql.auto.conf")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(v.Dir+"/production.auto.conf", auto, 0o600); err != nil {
+		return fmt.Errorf("set production's postgresql.auto.conf aside: %w", err)
+	}
+	for _, name := range []string{"postgresql.auto.conf", "standby.signal"} {
+		f, err := root.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("make %s: %w", name, err)
+		}
+		if err := errors.Join(f.Chown(s.credential.UID, s.credential.GID), f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("make %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) dropRoot(ctx context.Context, r *attachRun) error {
+	return s.destroy(ctx, r.State.VolumeID)
+}
+
+func (s *Service) startFollowing(ctx context.Context, r *attachRun) error {
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	r.Progress(pgbough.Progress{Message: "starting the follower"})
+	f, err := s.follow(ctx, p, r.State.VolumeID)
+	if err != nil {
+		return err
+	}
+	s.freshSettings(ctx, p.ID, f)
+	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	defer cancel()
+	return f.WaitStreaming(ctx)
+}
+
+// publishProject makes the project visible as active, with its root branch.
+func (s *Service) publishProject(ctx context.Context, r *attachRun) error {
+	err := s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		p, err := tx.Project(r.ProjectID)
+		if err != nil || p.State == pgbough.ProjectActive {
+			return err
+		}
+		p.State, p.RootBranchID = pgbough.ProjectActive, r.State.BranchID
+		root := pgbough.Branch{
+			ID: r.State.BranchID, ProjectID: p.ID, Name: pgbough.RootBranchName, State: pgbough.BranchReady,
+			VolumeID: r.State.VolumeID, CreatedAt: time.Now(), Settled: true,
+		}
+		return errors.Join(tx.CreateBranch(root), tx.UpdateProject(p))
+	})
+	if err != nil {
+		return err
+	}
+	s.startKeeper(r.ProjectID)
+	return nil
+}
+
+func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
+	s.stopKeeper(r.ProjectID)
+	spares, err := s.catalog.Spares(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	for _, sp := range spares {
+		if err := s.removeSpare(ctx, r.ProjectID, sp.VolumeID); err != nil {
+			return err
+		}
+	}
+	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(r.State.BranchID) })
+}
+
+func (s *Service) firstSpare(ctx context.Context, r *attachRun) error {
+	r.Progress(pgbough.Progress{Message: "making the first spare"})
+	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	defer cancel()
+	for {
+		spares, err := s.catalog.Spares(ctx, r.ProjectID)
+		if err != nil {
+			return err
+		}
+		for _, sp := range spares {
+			if sp.State == pgbough.SpareReady {
+				return nil
+			}
+		}
+		s.wakeKeeper(r.ProjectID)
+		if err := s.spareReady(ctx, r.ProjectID); err != nil {
+			return fmt.Errorf("wait for the first spare: %w", err)
+		}
+	}
+}
+
+// forgetProject removes a project's rows, when nothing else of it is left.
+func (s *Service) forgetProject(ctx context.Context, p pgbough.Project) error {
+	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteProject(p.ID) })
+}
+
+// deleteProjectKind stops following a production and removes everything of the
+// project: branches, spares, the root, the slot. It is never undone.
+func (s *Service) deleteProjectKind() operation.Kind {
+	step := func(name string, do func(context.Context, pgbough.Project) error) operation.Step[attachState] {
+		return operation.Step[attachState]{Name: name, Final: true, Do: func(ctx context.Context, r *attachRun) error {
+			p, err := s.catalog.Project(ctx, r.ProjectID)
+			if pgbough.ErrorCode(err) == pgbough.ENotFound {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			return do(ctx, p)
+		}}
+	}
+	return operation.Define("delete_project",
+		step("branches", s.deleteBranches),
+		step("spares", func(ctx context.Context, p pgbough.Project) error {
+			s.stopKeeper(p.ID)
+			spares, err := s.catalog.Spares(ctx, p.ID)
+			if err != nil {
+				return err
+			}
+			for _, sp := range spares {
+				if err := s.removeSpare(ctx, p.ID, sp.VolumeID); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+		step("follower", func(ctx context.Context, p pgbough.Project) error { return s.unfollow(ctx, p.ID) }),
+		step("slot", s.leaveSource),
+		step("forget", s.forgetRoot),
+	)
+}
+
+func (s *Service) deleteBranches(ctx context.Context, p pgbough.Project) error {
+	p.State = pgbough.ProjectDeleting
+	if err := s.catalog.UpdateProject(ctx, p); err != nil {
+		return err
+	}
+	branches, err := s.catalog.Branches(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	for _, b := range branches {
+		if b.ID == p.RootBranchID {
+			continue
+		}
+		s.unsettle(b.ID)
+		if b.VolumeID != "" {
+			if err := s.destroy(ctx, b.VolumeID); err != nil {
+				return err
+			}
+		}
+		if err := s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(b.ID) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaveSource drops our slot on production. A production that is gone for good
+// must not keep its project alive: then the statement is told instead.
+func (s *Service) leaveSource(ctx context.Context, p pgbough.Project) error {
+	if p.Source.Slot == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	conn, err := replication.Connect(ctx, p.Source.ConnString, applicationName)
+	if err == nil {
+		err = replication.DropSlot(ctx, conn, p.Source.Slot)
+		_ = conn.Close(context.WithoutCancel(ctx)) // it has done its work
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, run there: SELECT pg_drop_replication_slot('"+p.Source.Slot+"')", "err", err)
+	}
+	return nil
+}
+
+func (s *Service) forgetRoot(ctx context.Context, p pgbough.Project) error {
+	if p.RootBranchID != "" {
+		root, err := s.catalog.Branch(ctx, p.ID, p.RootBranchID)
+		if err != nil && pgbough.ErrorCode(err) != pgbough.ENotFound {
+			return err
+		}
+		if err == nil {
+			if err := s.destroy(ctx, root.VolumeID); err != nil {
+				return err
+			}
+		}
+	}
+	return s.forgetProject(ctx, p)
+}

@@ -1,0 +1,327 @@
+package branch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
+	"github.com/pgbough/pgbough/internal/credential"
+	"github.com/pgbough/pgbough/internal/follower"
+	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/postgres"
+	"github.com/pgbough/pgbough/internal/quarantine"
+	"github.com/pgbough/pgbough/internal/source"
+	"github.com/pgbough/pgbough/internal/volume"
+)
+
+// createState is what create_branch remembers between its steps.
+type createState struct {
+	VolumeID string            `json:"volume_id,omitempty"` // of the spare that becomes the branch
+	Asked    pgbough.LSN       `json:"asked,omitempty"`     // production's position after the request
+	AskedAt  time.Time         `json:"asked_at,omitzero"`
+	Cut      *follower.Cut     `json:"cut,omitempty"`
+	Settings []pgbough.Setting `json:"settings,omitempty"` // production's, read with Asked
+}
+
+type createRun = operation.Run[createState]
+
+// createKind makes a branch of exactly now: a spare is taken, waits until it has
+// replayed where production was after the request arrived, is cut from its
+// relay, promoted and quarantined; it is the branch.
+func (s *Service) createKind() operation.Kind {
+	return operation.Define("create_branch",
+		operation.Step[createState]{Name: "take", Do: s.takeSpare, Undo: s.dropTaken},
+		operation.Step[createState]{Name: "catch_up", Do: s.catchUp},
+		operation.Step[createState]{Name: "promote", Do: s.promote},
+		operation.Step[createState]{Name: "quarantine", Do: s.quarantine},
+		operation.Step[createState]{Name: "publish", Do: s.publish},
+	)
+}
+
+// takeSpare reserves a spare, and waits for one where none is ready. A spare
+// that was taken is never given back: it may have been promoted.
+func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
+	if r.State.VolumeID != "" {
+		return nil
+	}
+	f, err := s.followerOf(r.ProjectID)
+	if err != nil {
+		return err
+	}
+	for {
+		spare, ok, err := s.catalog.TakeSpare(ctx, r.ProjectID, r.ID)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if _, alive := f.Spare(spare.VolumeID); alive {
+				r.State.VolumeID = spare.VolumeID
+				s.wakeKeeper(r.ProjectID)
+				return nil
+			}
+			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
+			s.discardLater(ctx, r.ProjectID, spare.VolumeID)
+			continue
+		}
+		if st := f.Status(); st.State == pgbough.FollowerBroken {
+			return pgbough.Errorf(pgbough.EConflict, "no spare is ready and none can be made: %s", st.Reason)
+		}
+		r.Progress(pgbough.Progress{Message: "no spare is ready; waiting for the one that is being filled"})
+		s.wakeKeeper(r.ProjectID)
+		if err := s.spareReady(ctx, r.ProjectID); err != nil {
+			return err
+		}
+	}
+}
+
+// dropTaken removes the spare that was taken for a branch that will not be.
+func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
+	if f, err := s.followerOf(r.ProjectID); err == nil && r.State.VolumeID != "" {
+		if err := f.KillSpare(ctx, r.State.VolumeID); err != nil {
+			return err
+		}
+	}
+	if r.State.VolumeID != "" {
+		if err := s.destroy(ctx, r.State.VolumeID); err != nil {
+			return err
+		}
+	}
+	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		if r.State.VolumeID != "" {
+			if err := tx.DeleteSpare(r.State.VolumeID); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteBranch(r.BranchID)
+	})
+}
+
+// taken is the spare of this run: the running one, or after a restart the one
+// that is adopted or started again on its volume.
+func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setting) (*follower.Standby, error) {
+	f, err := s.followerOf(r.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	if sp, ok := f.Spare(r.State.VolumeID); ok {
+		return sp, nil
+	}
+	return s.startSpare(ctx, f, r.ProjectID, r.State.VolumeID, rows)
+}
+
+// catchUp asks production where it is, after the request, and waits until the
+// spare has replayed that.
+func (s *Service) catchUp(ctx context.Context, r *createRun) error {
+	if r.State.Cut != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	m, err := s.now(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	r.State.Asked, r.State.AskedAt = m.LSN, m.Time
+	spare, err := s.taken(ctx, r, m.Settings)
+	if err != nil {
+		return err
+	}
+	if err := spare.WaitReady(ctx); err != nil {
+		return err
+	}
+	if err := spare.WaitReplay(ctx, m.LSN); err != nil {
+		f, ferr := s.followerOf(r.ProjectID)
+		if ferr == nil && errors.Is(err, context.DeadlineExceeded) {
+			st := f.Status()
+			return pgbough.Errorf(pgbough.EUnreachable, "the spare did not reach production's position %s within %s: the follower is %s (%s), %d bytes behind", m.LSN, short, st.State, st.Reason, st.LagBytes).
+				WithHint("pgbough status tells how far it is; try again")
+		}
+		return err
+	}
+	r.State.Settings = toNouns(m.Settings)
+	return nil
+}
+
+// now asks production where it is, and makes sure that it is the production
+// that the follower follows.
+func (s *Service) now(ctx context.Context, projectID string) (source.Moment, error) {
+	f, err := s.followerOf(projectID)
+	if err != nil {
+		return source.Moment{}, err
+	}
+	st := f.Status()
+	m, err := f.Source().Now(ctx)
+	if err != nil {
+		var e *pgbough.Error
+		if errors.As(err, &e) && e.Code == pgbough.EUnreachable && !st.AskedAt.IsZero() {
+			return m, e.WithHint("the newest state here is %s, replayed %s ago; pgbough status tells more", st.Replay, time.Since(st.AskedAt).Round(time.Second))
+		}
+		return m, err
+	}
+	p, err := s.catalog.Project(ctx, projectID)
+	if err != nil {
+		return m, err
+	}
+	if m.SystemID != p.Source.SystemID {
+		return m, pgbough.Errorf(pgbough.EConflict, "the source is another database cluster (system identifier %d) than the one attached (%d)", m.SystemID, p.Source.SystemID).
+			WithHint("point it back with: pgbough source set %s --source CONNSTR", p.Name)
+	}
+	return m, nil
+}
+
+// promote cuts the spare from production and gives it a timeline of its own.
+func (s *Service) promote(ctx context.Context, r *createRun) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	spare, err := s.taken(ctx, r, nil)
+	if err != nil {
+		return err
+	}
+	if err := spare.WaitReady(ctx); err != nil {
+		return err
+	}
+	cut, err := spare.Promote(ctx)
+	if err != nil {
+		return err
+	}
+	if cut.LSN < r.State.Asked {
+		return pgbough.Errorf(pgbough.EInternal, "the branch was cut at %s, before production's position %s", cut.LSN, r.State.Asked)
+	}
+	if cut.Time.IsZero() {
+		cut.Time = r.State.AskedAt
+	}
+	r.State.Cut = &cut
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	// Production's settings of the moment of the cut. They are in force for new
+	// sessions before quarantine is done, and so before anybody connects.
+	return spare.Reload(s.cutSettings(p, fromNouns(r.State.Settings)))
+}
+
+// quarantine cuts everything in the branch that reaches outside, and gives each
+// login role a fresh password. It may run again: then the passwords are newer.
+func (s *Service) quarantine(ctx context.Context, r *createRun) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	spare, err := s.taken(ctx, r, nil)
+	if err != nil {
+		return err
+	}
+	if err := spare.WaitReady(ctx); err != nil {
+		return err
+	}
+	report, err := quarantine.Run(ctx, s.quarantineOptions(p, spare.Server))
+	if err != nil {
+		return fmt.Errorf("quarantine: %w", err)
+	}
+	if err := spare.Reload(s.branchSettings(p, fromNouns(r.State.Settings), false)); err != nil {
+		return err
+	}
+	_, preload := s.preload(p, fromNouns(r.State.Settings))
+	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		b, err := tx.Branch(r.ProjectID, r.BranchID)
+		if err != nil {
+			return err
+		}
+		b.Differences = append(preload, report.Differences...)
+		for i := range report.Roles {
+			report.Roles[i].BranchID = b.ID
+		}
+		if err := tx.UpdateBranch(b); err != nil {
+			return err
+		}
+		return tx.PutRoles(b.ID, report.Roles)
+	})
+}
+
+func (s *Service) quarantineOptions(p pgbough.Project, server *postgres.Server) quarantine.Options {
+	return quarantine.Options{Config: server.ConnConfig, Major: p.Source.Major, Secret: s.secret, Log: s.log}
+}
+
+// secret is a fresh password with its verifier.
+func (s *Service) secret() (quarantine.Secret, error) {
+	select {
+	case secret := <-s.secrets:
+		return secret, nil
+	default:
+		return newSecret()
+	}
+}
+
+func newSecret() (quarantine.Secret, error) {
+	password := credential.NewPassword()
+	verifier, err := credential.NewSCRAM(password, scramIterations)
+	return quarantine.Secret{Password: password, Verifier: verifier}, err
+}
+
+// makeSecrets has passwords ready: each costs about a millisecond of hashing,
+// which a branch with many roles should not wait for.
+func (s *Service) makeSecrets() {
+	for {
+		secret, err := newSecret()
+		if err != nil {
+			s.log.ErrorContext(s.ctx, "a password cannot be made", "err", err)
+			return
+		}
+		select {
+		case s.secrets <- secret:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// publish makes the spare the branch: its volume and its Postgres change hands.
+func (s *Service) publish(ctx context.Context, r *createRun) error {
+	if err := s.pool.SetRole(ctx, r.State.VolumeID, volume.RoleBranch, r.BranchID); err != nil {
+		return err
+	}
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	var b pgbough.Branch
+	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil {
+			return err
+		}
+		b.VolumeID, b.Settings, b.ParentLSN, b.ParentTime, b.State = r.State.VolumeID, r.State.Settings, r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
+		if err := tx.UpdateBranch(b); err != nil {
+			return err
+		}
+		return tx.DeleteSpare(r.State.VolumeID)
+	})
+	if err != nil {
+		return err
+	}
+	return s.serve(ctx, p, b)
+}
+
+// serve keeps a Postgres running for a branch: the one that was its spare, an
+// adopted one, or a new one.
+func (s *Service) serve(ctx context.Context, p pgbough.Project, b pgbough.Branch) error {
+	cfg, err := s.config(ctx, p, b.VolumeID)
+	if err != nil {
+		return err
+	}
+	cfg.Settings = s.branchSettings(p, fromNouns(b.Settings), b.Settled)
+	if f, ferr := s.followerOf(p.ID); ferr == nil {
+		if server, ok := f.ReleaseSpare(ctx, b.VolumeID); ok {
+			s.computes.Take(cfg, server)
+			s.settleLater(p, b)
+			return nil
+		}
+	}
+	s.computes.Keep(cfg)
+	s.settleLater(p, b)
+	return nil
+}

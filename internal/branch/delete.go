@@ -1,0 +1,46 @@
+package branch
+
+import (
+	"context"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
+	"github.com/pgbough/pgbough/internal/operation"
+)
+
+type deleteState struct {
+	VolumeID string `json:"volume_id,omitempty"`
+}
+
+type deleteRun = operation.Run[deleteState]
+
+// deleteKind removes a branch. It is never undone: what fails is tried again.
+func (s *Service) deleteKind() operation.Kind {
+	return operation.Define("delete_branch",
+		operation.Step[deleteState]{Name: "mark", Final: true, Do: s.markDeleting},
+		operation.Step[deleteState]{Name: "destroy", Final: true, Do: s.destroyBranch},
+		operation.Step[deleteState]{Name: "forget", Final: true, Do: s.forgetBranch},
+	)
+}
+
+func (s *Service) markDeleting(ctx context.Context, r *deleteRun) error {
+	b, err := s.catalog.Branch(ctx, r.ProjectID, r.BranchID)
+	if err != nil {
+		return err
+	}
+	r.State.VolumeID = b.VolumeID
+	b.State = pgbough.BranchDeleting
+	return s.catalog.UpdateBranch(ctx, b)
+}
+
+func (s *Service) destroyBranch(ctx context.Context, r *deleteRun) error {
+	s.unsettle(r.BranchID)
+	if r.State.VolumeID == "" {
+		return nil
+	}
+	return s.destroy(ctx, r.State.VolumeID)
+}
+
+func (s *Service) forgetBranch(ctx context.Context, r *deleteRun) error {
+	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(r.BranchID) })
+}

@@ -1,0 +1,162 @@
+package branch
+
+import (
+	"context"
+	"time"
+
+	"github.com/pgbough/pgbough"
+)
+
+const (
+	keeperInterval = time.Second
+	// A spare whose redo point is this far behind the follower's owns so much that a new one is cheaper to keep.
+	renewDistance = 64 << 20
+	// A refill that failed is not tried again before this.
+	refillPause = 10 * time.Second
+)
+
+// keep has the wanted number of spares ready for one project: it fills missing
+// ones, renews those that fell behind a checkpoint of the follower, and discards
+// those whose Postgres ended. It ends with the service, or with the project.
+func (s *Service) keep(projectID string, wake <-chan struct{}) {
+	ticker := time.NewTicker(keeperInterval)
+	defer ticker.Stop()
+	var notBefore time.Time
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-ticker.C:
+		case _, open := <-wake:
+			if !open {
+				return
+			}
+		}
+		if time.Now().Before(notBefore) {
+			continue
+		}
+		if err := s.tend(projectID); err != nil && s.ctx.Err() == nil {
+			s.log.WarnContext(s.ctx, "spares cannot be made ready", "project", projectID, "err", err)
+			notBefore = time.Now().Add(refillPause)
+		}
+	}
+}
+
+// tend looks once at the spares of a project, and makes at most one new one at
+// a time: replay is bound by one processor and the disk.
+func (s *Service) tend(projectID string) error {
+	p, err := s.catalog.Project(s.ctx, projectID)
+	if err != nil || p.State != pgbough.ProjectActive {
+		return err
+	}
+	f, err := s.followerOf(projectID)
+	if err != nil {
+		return err
+	}
+	spares, err := s.catalog.Spares(s.ctx, projectID)
+	if err != nil {
+		return err
+	}
+	st := f.Status()
+	var ready, filling int
+	var stale *pgbough.Spare
+	for i, sp := range spares {
+		switch sp.State {
+		case pgbough.SpareFilling:
+			filling++
+		case pgbough.SpareReady:
+			if _, alive := f.Spare(sp.VolumeID); !alive {
+				s.discardLater(s.ctx, projectID, sp.VolumeID)
+				continue
+			}
+			ready++
+			if st.Redo.Sub(sp.Redo) > renewDistance && (stale == nil || sp.Redo < stale.Redo) {
+				stale = &spares[i]
+			}
+		case pgbough.SpareTaken:
+		}
+	}
+	switch {
+	case ready > s.wanted && stale != nil:
+		// Only a spare that nobody has taken meanwhile goes.
+		ok, err := s.catalog.TakeSpareVolume(s.ctx, stale.VolumeID, "discard")
+		if err != nil || !ok {
+			return err
+		}
+		s.discardLater(s.ctx, projectID, stale.VolumeID)
+		return nil
+	case filling > 0 || st.State != pgbough.FollowerStreaming:
+		return nil
+	case ready < s.wanted || stale != nil:
+		op, err := s.refill(s.ctx, p)
+		if err != nil {
+			return err
+		}
+		_, err = s.engine.Wait(s.ctx, op.ID)
+		return err
+	}
+	return nil
+}
+
+// startKeeper begins to keep spares for a project; it does nothing when that goes on already.
+func (s *Service) startKeeper(projectID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.wake[projectID]; ok {
+		return
+	}
+	wake := make(chan struct{}, 1)
+	s.wake[projectID] = wake
+	s.wg.Go(func() { s.keep(projectID, wake) })
+}
+
+// stopKeeper ends keeping spares for a project.
+func (s *Service) stopKeeper(projectID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wake, ok := s.wake[projectID]; ok {
+		close(wake)
+		delete(s.wake, projectID)
+	}
+}
+
+func (s *Service) wakeKeeper(projectID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wake, ok := s.wake[projectID]; ok {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// spareReady waits until a spare of the project may be ready.
+func (s *Service) spareReady(ctx context.Context, projectID string) error {
+	s.mu.Lock()
+	ready, ok := s.ready[projectID]
+	if !ok {
+		ready = make(chan struct{})
+		s.ready[projectID] = ready
+	}
+	s.mu.Unlock()
+	timer := time.NewTimer(time.Second) // a failed refill announces nothing
+	defer timer.Stop()
+	select {
+	case <-ready:
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// announce tells those who wait that a spare is ready.
+func (s *Service) announce(projectID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ready, ok := s.ready[projectID]; ok {
+		close(ready)
+		delete(s.ready, projectID)
+	}
+}

@@ -1,0 +1,345 @@
+package branch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/replication"
+	"github.com/pgbough/pgbough/internal/source"
+)
+
+// Check looks at everything that Attach would need, and changes nothing.
+func (s *Service) Check(ctx context.Context, req pgbough.CheckRequest) (pgbough.CheckReport, error) {
+	report, err := s.check(ctx, req)
+	if err != nil {
+		return pgbough.CheckReport{}, err
+	}
+	f := report.Facts
+	databases := make([]string, 0, len(f.Databases))
+	for _, d := range f.Databases {
+		databases = append(databases, d.Name)
+	}
+	return pgbough.CheckReport{Findings: report.Findings, Facts: pgbough.CheckFacts{
+		SystemID: f.SystemID, Version: f.Version, Timeline: f.Timeline, DataBytes: f.DataBytes, Databases: databases,
+	}}, nil
+}
+
+func (s *Service) check(ctx context.Context, req pgbough.CheckRequest) (source.Report, error) {
+	space, err := s.space()
+	if err != nil {
+		return source.Report{}, err
+	}
+	return source.Check(ctx, source.CheckOptions{
+		ConnString: req.ConnString, Database: req.Database, Role: req.Role, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot,
+		RestoreCommand: req.RestoreCommand, PoolFree: space.Free, Log: s.log,
+	}), nil
+}
+
+// Attach makes a project that follows a production. What check finds failing
+// refuses it before anything is made.
+func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgbough.Project, pgbough.Operation, error) {
+	var none pgbough.Operation
+	if err := pgbough.CheckName(req.Name); err != nil {
+		return pgbough.Project{}, none, err
+	}
+	if req.RestoreCommand != "" {
+		return pgbough.Project{}, none, pgbough.Errorf(pgbough.EInvalid, "--restore-command is not in this version").
+			WithHint("attach with a slot: set max_slot_wal_keep_size on production, or accept an unlimited one with --accept-unlimited-slot")
+	}
+	if _, err := s.catalog.Project(ctx, req.Name); err == nil {
+		return pgbough.Project{}, none, pgbough.Errorf(pgbough.EConflict, "there is a project %s already", req.Name).
+			WithHint("choose another name, or remove it: pgbough project delete %s", req.Name)
+	}
+	report, err := s.check(ctx, pgbough.CheckRequest{SourceRequest: req.SourceRequest, Role: req.Role, Database: req.Database})
+	if err != nil {
+		return pgbough.Project{}, none, err
+	}
+	if err := refusal(report.Findings); err != nil {
+		return pgbough.Project{}, none, err
+	}
+	f := report.Facts
+	p := pgbough.Project{
+		ID: pgbough.NewProjectID(), Name: req.Name, State: pgbough.ProjectAttaching, CreatedAt: time.Now().UTC(),
+		DefaultRole: req.Role, DefaultDatabase: req.Database,
+		Source: pgbough.Source{
+			ConnString: req.ConnString, SystemID: f.SystemID, Major: f.Major, Version: f.Version, Timeline: f.Timeline,
+			Superuser: f.BootstrapSuperuser, MaxRate: req.MaxRate, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot,
+		},
+	}
+	p.Source.Slot = "pgbough_" + strings.ReplaceAll(p.ID, "-", "_")
+	if p.DefaultDatabase == "" {
+		p.DefaultDatabase = databaseOf(req.ConnString)
+	}
+	if p.DefaultRole == "" {
+		for _, d := range f.Databases {
+			if d.Name == p.DefaultDatabase {
+				p.DefaultRole = d.Owner
+			}
+		}
+	}
+	if err := s.catalog.CreateProject(ctx, p); err != nil {
+		return pgbough.Project{}, none, err
+	}
+	op, err := s.engine.Start(ctx, "attach_project", operation.Request{ProjectID: p.ID, State: attachState{
+		VolumeID: pgbough.NewVolumeID(), BranchID: pgbough.NewBranchID(), Bytes: f.DataBytes,
+	}})
+	if err != nil {
+		return pgbough.Project{}, none, errors.Join(err, s.forgetProject(ctx, p))
+	}
+	return hide(p), op, nil
+}
+
+// refusal is the error of an attach whose check found something failing.
+func refusal(findings []pgbough.Finding) error {
+	var failed []string
+	var fix string
+	for _, f := range findings {
+		if f.Status == pgbough.FindingFail {
+			failed = append(failed, f.Name+": "+f.Detail)
+			if fix == "" {
+				fix = f.Fix
+			}
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	hint := "pgbough check --source CONNSTR lists everything"
+	if fix != "" {
+		hint = fix + " (" + hint + ")"
+	}
+	return pgbough.Errorf(pgbough.EConflict, "this production cannot be attached yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
+}
+
+func databaseOf(connString string) string {
+	cfg, err := pgconn.ParseConfig(connString)
+	if err != nil || cfg.Database == "" {
+		return "postgres"
+	}
+	return cfg.Database
+}
+
+// Projects lists all projects.
+func (s *Service) Projects(ctx context.Context) ([]pgbough.Project, error) {
+	projects, err := s.catalog.Projects(ctx)
+	for i := range projects {
+		projects[i] = hide(projects[i])
+	}
+	return projects, err
+}
+
+// Project is one project, by id or name.
+func (s *Service) Project(ctx context.Context, project string) (pgbough.Project, error) {
+	p, err := s.catalog.Project(ctx, project)
+	return hide(p), err
+}
+
+// DeleteProject stops following and removes everything of a project. An attach
+// that is under way is undone instead, which comes to the same.
+func (s *Service) DeleteProject(ctx context.Context, project string) (pgbough.Project, pgbough.Operation, error) {
+	p, err := s.catalog.Project(ctx, project)
+	if err != nil {
+		return p, pgbough.Operation{}, err
+	}
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return p, pgbough.Operation{}, err
+	}
+	for _, op := range ops {
+		if op.ProjectID != p.ID || op.Kind != "attach_project" {
+			continue
+		}
+		if err := s.engine.Cancel(ctx, op.ID); err != nil {
+			return p, pgbough.Operation{}, err
+		}
+		return hide(p), op, nil
+	}
+	op, err := s.engine.Start(ctx, "delete_project", operation.Request{ProjectID: p.ID})
+	return hide(p), op, err
+}
+
+// SetSource changes how production is reached: a new password, or a new host
+// after a failover, where our slot is made anew.
+func (s *Service) SetSource(ctx context.Context, project string, req pgbough.SourceRequest) (pgbough.Project, pgbough.Operation, error) {
+	var none pgbough.Operation
+	p, err := s.catalog.Project(ctx, project)
+	if err != nil {
+		return p, none, err
+	}
+	if p.State != pgbough.ProjectActive {
+		return p, none, pgbough.Errorf(pgbough.ELocked, "project %s is %s", p.Name, p.State).WithHint("pgbough ops shows how far it is")
+	}
+	f, err := s.followerOf(p.ID)
+	if err != nil {
+		return p, none, err
+	}
+	if err := s.adoptSource(ctx, p, req.ConnString); err != nil {
+		return p, none, err
+	}
+	dial, err := replication.Dialer(req.ConnString, applicationName)
+	if err != nil {
+		return p, none, err
+	}
+	p.Source.ConnString = req.ConnString
+	if err := s.catalog.UpdateProject(ctx, p); err != nil {
+		return p, none, err
+	}
+	if err := f.SetSource(req.ConnString, dial); err != nil {
+		return p, none, err
+	}
+	return hide(p), none, nil
+}
+
+// adoptSource makes sure that a connection string leads to the production that
+// the project follows, and that our slot is there.
+func (s *Service) adoptSource(ctx context.Context, p pgbough.Project, connString string) error {
+	conn, err := replication.Connect(ctx, connString, applicationName)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	sys, err := replication.IdentifySystem(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if sys.ID != p.Source.SystemID {
+		return pgbough.Errorf(pgbough.EConflict, "this is another database cluster (system identifier %d) than the one that %s follows (%d)", sys.ID, p.Name, p.Source.SystemID).
+			WithHint("a project keeps its production; attach the other one under its own name")
+	}
+	if p.Source.Slot == "" {
+		return nil
+	}
+	return replication.EnsureSlot(ctx, conn, p.Source.Slot)
+}
+
+// applicationName is how production lists us.
+const applicationName = "pgbough"
+
+// CreateBranch asks for a branch of exactly now. It returns when the request is
+// durable; the operation makes the branch.
+func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.CreateRequest) (pgbough.Created, error) {
+	var none pgbough.Created
+	if err := pgbough.CheckName(req.Name); err != nil {
+		return none, err
+	}
+	p, err := s.catalog.Project(ctx, project)
+	if err != nil {
+		return none, err
+	}
+	if p.State != pgbough.ProjectActive {
+		return none, pgbough.Errorf(pgbough.ELocked, "project %s is %s", p.Name, p.State).WithHint("pgbough ops shows how far it is")
+	}
+	if req.Reuse {
+		if b, err := s.catalog.Branch(ctx, p.ID, req.Name); err == nil && b.State == pgbough.BranchReady {
+			return pgbough.Created{Branch: s.view(ctx, p, b)}, nil
+		}
+	}
+	parent, err := s.parentOf(ctx, p, req.Parent)
+	if err != nil {
+		return none, err
+	}
+	if !req.ExpiresAt.IsZero() && req.ExpiresAt.Before(time.Now()) {
+		return none, pgbough.Errorf(pgbough.EInvalid, "the expiry %s is in the past", req.ExpiresAt.Format(time.RFC3339))
+	}
+	if err := s.pool.CheckSpace(0); err != nil {
+		return none, err
+	}
+	b := pgbough.Branch{
+		ID: pgbough.NewBranchID(), ProjectID: p.ID, Name: req.Name, State: pgbough.BranchInit, ParentID: parent.ID,
+		EndpointID: pgbough.NewEndpointID(), CreatedAt: time.Now().UTC(), ExpiresAt: req.ExpiresAt,
+	}
+	if err := s.catalog.CreateBranch(ctx, b); err != nil {
+		return none, err
+	}
+	op, err := s.engine.Start(ctx, "create_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: createState{}})
+	if err != nil {
+		return none, errors.Join(err, s.catalog.DeleteBranch(ctx, b.ID))
+	}
+	return pgbough.Created{Branch: s.view(ctx, p, b), Operation: op}, nil
+}
+
+func (s *Service) parentOf(ctx context.Context, p pgbough.Project, name string) (pgbough.Branch, error) {
+	if name == "" {
+		name = p.RootBranchID
+	}
+	parent, err := s.catalog.Branch(ctx, p.ID, name)
+	if err == nil && parent.ID != p.RootBranchID {
+		return parent, pgbough.Errorf(pgbough.EInvalid, "a branch of the branch %s cannot be made by this version: only branches of %s", parent.Name, pgbough.RootBranchName).
+			WithHint("leave --parent out")
+	}
+	return parent, err
+}
+
+// DeleteBranch removes a branch. One that is still being made is cancelled.
+func (s *Service) DeleteBranch(ctx context.Context, project, branch string, cascade bool) (pgbough.BranchView, pgbough.Operation, error) {
+	var none pgbough.Operation
+	p, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return pgbough.BranchView{}, none, err
+	}
+	v := s.view(ctx, p, b)
+	if b.ID == p.RootBranchID {
+		return v, none, pgbough.Errorf(pgbough.EConflict, "%s is the root branch, which follows production", b.Name).
+			WithHint("remove the whole project with: pgbough project delete %s", p.Name)
+	}
+	_ = cascade // no branch but the root has children in this version
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return v, none, err
+	}
+	for _, op := range ops {
+		switch {
+		case op.BranchID != b.ID:
+		case op.Kind == "delete_branch":
+			return v, op, nil
+		case op.Kind == "create_branch":
+			return v, op, s.engine.Cancel(ctx, op.ID)
+		}
+	}
+	op, err := s.engine.Start(ctx, "delete_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: deleteState{}})
+	return v, op, err
+}
+
+// Operations lists the operations of a project, or of all for "".
+func (s *Service) Operations(ctx context.Context, project string) ([]pgbough.Operation, error) {
+	if project != "" {
+		p, err := s.catalog.Project(ctx, project)
+		if err != nil {
+			return nil, err
+		}
+		project = p.ID
+	}
+	return s.catalog.Operations(ctx, project)
+}
+
+// Operation is one operation, also of a project that is gone.
+func (s *Service) Operation(ctx context.Context, id string) (pgbough.Operation, error) {
+	return s.engine.Get(ctx, id)
+}
+
+// WaitOperation returns an operation when it is done, or as it is when ctx ends.
+func (s *Service) WaitOperation(ctx context.Context, id string) (pgbough.Operation, error) {
+	op, err := s.engine.Wait(ctx, id)
+	if err == nil || ctx.Err() == nil {
+		return op, err
+	}
+	return s.engine.Get(context.WithoutCancel(ctx), id)
+}
+
+// volumeOf is the volume that an operation works on, or none.
+func volumeOf(op pgbough.Operation) string {
+	var state struct {
+		VolumeID string `json:"volume_id"`
+	}
+	if err := json.Unmarshal(op.State, &state); err != nil {
+		return ""
+	}
+	return state.VolumeID
+}

@@ -1,0 +1,217 @@
+// Package branch holds what can be done with projects and their branches: one
+// file for each operation, and the keeper that has spares ready. It drives the
+// catalog, the pool, the followers and the computes, and keeps no state of its
+// own: after a restart everything follows from the catalog and from what runs.
+package branch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
+	"github.com/pgbough/pgbough/internal/compute"
+	"github.com/pgbough/pgbough/internal/follower"
+	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/postgres"
+	"github.com/pgbough/pgbough/internal/quarantine"
+	"github.com/pgbough/pgbough/internal/replication"
+	"github.com/pgbough/pgbough/internal/source"
+	"github.com/pgbough/pgbough/internal/volume"
+)
+
+// Options of a Service.
+type Options struct {
+	Catalog    *catalog.Catalog
+	Pool       *volume.Pool
+	Launcher   postgres.Launcher
+	Credential postgres.Credential
+	RunDir     string // holds a directory for each running Postgres
+	Memory     Memory
+	Spares     int    // how many a project should have ready
+	Image      string // the pool's image file, for the status
+	Version    string
+	Log        *slog.Logger
+	Failpoint  func(string)
+}
+
+// Service carries out what the API asks for.
+type Service struct {
+	catalog    *catalog.Catalog
+	pool       *volume.Pool
+	launcher   postgres.Launcher
+	credential postgres.Credential
+	runDir     string
+	memory     Memory
+	wanted     int
+	image      string
+	version    string
+	engine     *operation.Engine
+	computes   *compute.Computes
+	log        *slog.Logger
+
+	ctx    context.Context // the life of the service's own goroutines
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex
+	followers map[string]*follower.Follower // by project id
+	wake      map[string]chan struct{}      // wakes the keeper of a project
+	ready     map[string]chan struct{}      // closed when a spare of the project becomes ready
+	settling  map[string]context.CancelFunc // by branch id
+
+	knownSettings map[int]postgres.Known // by major version
+
+	secrets chan quarantine.Secret // made ahead
+}
+
+// Open makes the service, and brings everything to what the catalog says:
+// followers, spares and computes run, and unfinished operations go on.
+func Open(ctx context.Context, o Options) (*Service, error) {
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Service{
+		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
+		wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
+		computes:  compute.New(o.Launcher, o.Log),
+		followers: map[string]*follower.Follower{},
+		wake:      map[string]chan struct{}{},
+		ready:     map[string]chan struct{}{},
+		settling:  map[string]context.CancelFunc{},
+
+		knownSettings: map[int]postgres.Known{},
+		secrets:       make(chan quarantine.Secret, secretsAhead),
+	}
+	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
+	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind())
+	if err := s.reconcile(ctx); err != nil {
+		cancel()
+		return nil, err
+	}
+	s.wg.Go(s.sweep)
+	s.wg.Go(s.makeSecrets)
+	return s, nil
+}
+
+// Close ends the service. With stop every Postgres is shut down; else all keep
+// running for the next server to adopt.
+func (s *Service) Close(ctx context.Context, stop bool) error {
+	s.cancel()
+	s.engine.Close()
+	s.wg.Wait()
+	s.computes.Close(stop)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var first error
+	for id, f := range s.followers {
+		if err := f.Close(ctx, stop); err != nil && first == nil {
+			first = fmt.Errorf("close the follower of project %s: %w", id, err)
+		}
+		_ = f.Source().Close()
+	}
+	return first
+}
+
+// config is how a Postgres runs on a volume of a project.
+func (s *Service) config(ctx context.Context, p pgbough.Project, volumeID string) (postgres.Config, error) {
+	in, err := postgres.FindInstallation(ctx, p.Source.Major)
+	if err != nil {
+		return postgres.Config{}, err
+	}
+	v, err := s.pool.Get(volumeID)
+	if err != nil {
+		return postgres.Config{}, fmt.Errorf("find volume %s: %w", volumeID, err)
+	}
+	return postgres.Config{
+		ID: v.ID, Install: in, DataDir: v.Data, LockFile: v.Lock, RunDir: filepath.Join(s.runDir, v.ID),
+		Superuser: p.Source.Superuser, Credential: s.credential,
+	}, nil
+}
+
+// inside are the paths that a configuration file for cfg must use.
+func (s *Service) inside(cfg postgres.Config) postgres.Inside {
+	return s.launcher.Inside(postgres.Spec{
+		ID: cfg.ID, DataDir: cfg.DataDir, EtcDir: filepath.Join(cfg.RunDir, "etc"), Socket: cfg.SocketDir(), Relay: cfg.RelayDir(),
+	})
+}
+
+// follow opens the follower of a project, or returns the open one.
+func (s *Service) follow(ctx context.Context, p pgbough.Project, rootVolume string) (*follower.Follower, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.followers[p.ID]; ok {
+		return f, nil
+	}
+	cfg, err := s.config(ctx, p, rootVolume)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Standby = true
+	log := s.log.With("project", p.Name)
+	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	dial, err := replication.Dialer(p.Source.ConnString, applicationName)
+	if err != nil {
+		return nil, err
+	}
+	in := s.inside(cfg)
+	f := follower.Open(follower.Options{
+		Launcher: s.launcher, Config: cfg, Source: src, Log: log,
+		Dial:     dial,
+		Settings: func(rows []postgres.Setting) string { return s.rootSettings(p, in, rows) },
+	})
+	s.followers[p.ID] = f
+	return f, nil
+}
+
+// followerOf is the open follower of an active project.
+func (s *Service) followerOf(projectID string) (*follower.Follower, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok := s.followers[projectID]
+	if !ok {
+		return nil, pgbough.Errorf(pgbough.EConflict, "the project does not follow its production yet").WithHint("pgbough ops shows how far attach is")
+	}
+	return f, nil
+}
+
+// unfollow closes the follower of a project and stops its Postgres.
+func (s *Service) unfollow(ctx context.Context, projectID string) error {
+	s.mu.Lock()
+	f, ok := s.followers[projectID]
+	delete(s.followers, projectID)
+	s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	err := f.Close(ctx, true)
+	return errors.Join(err, f.Source().Close())
+}
+
+// destroy ends whatever runs on a volume and removes the volume with its run
+// directory. Destroying it again does nothing.
+func (s *Service) destroy(ctx context.Context, volumeID string) error {
+	if err := s.computes.Stop(ctx, volumeID); err != nil {
+		return fmt.Errorf("stop the Postgres of volume %s: %w", volumeID, err)
+	}
+	if err := s.pool.Destroy(ctx, volumeID); err != nil {
+		return fmt.Errorf("destroy volume %s: %w", volumeID, err)
+	}
+	return os.RemoveAll(filepath.Join(s.runDir, volumeID))
+}
+
+// short is the deadline of what should take a moment: questions to a Postgres,
+// the rows of the catalog.
+const short = 30 * time.Second
+
+const (
+	scramIterations = 4096 // Postgres's own default
+	secretsAhead    = 128
+)

@@ -1,0 +1,160 @@
+package branch
+
+import (
+	"fmt"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/postgres"
+	"github.com/pgbough/pgbough/internal/quarantine"
+)
+
+// Memory is what each Postgres of ours may use for itself.
+type Memory struct {
+	SharedBuffers string // postgresql.conf's form: "128MB"
+}
+
+// The three kinds of Postgres that pgbough runs differ in what they stream
+// from; quarantine's settings stand after all others in each, so that nothing
+// of production's wins over them.
+
+// rootSettings are a follower's. rows are production's; nil is as it last was.
+func (s *Service) rootSettings(p pgbough.Project, in postgres.Inside, rows []postgres.Setting) string {
+	if rows == nil {
+		rows = fromNouns(p.Source.Settings)
+	}
+	plan, _ := s.preload(p, rows)
+	return postgres.File("pgbough: the follower of project "+p.Name,
+		postgres.Floor(rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan, streaming(in, p.Source.Slot))
+}
+
+// spareSettings are what a spare is started with: all that the branch needs
+// which it will be, since its Postgres is not started again when it becomes one.
+func (s *Service) spareSettings(p pgbough.Project, in postgres.Inside, rows []postgres.Setting) string {
+	plan, _ := s.preload(p, rows)
+	return postgres.File("pgbough: a spare of project "+p.Name,
+		postgres.Floor(rows), s.behaviour(p, rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan,
+		quarantine.UntilRun(), streaming(in, ""))
+}
+
+// branchSettings are a branch's. Recycled WAL segments are cheaper to write than
+// new ones; until the branch is settled they would keep what quarantine cut out.
+func (s *Service) branchSettings(p pgbough.Project, rows []postgres.Setting, settled bool) string {
+	plan, _ := s.preload(p, rows)
+	groups := [][]postgres.Param{
+		postgres.Floor(rows), s.behaviour(p, rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan,
+	}
+	if settled {
+		groups = append(groups, []postgres.Param{{Name: "wal_recycle", Value: "on"}, {Name: "wal_init_zero", Value: "on"}})
+	}
+	return postgres.File("pgbough: a branch of project "+p.Name, groups...)
+}
+
+// cutSettings are a branch's until quarantine has run.
+func (s *Service) cutSettings(p pgbough.Project, rows []postgres.Setting) string {
+	return s.branchSettings(p, rows, false) + postgres.File("until quarantine has run", quarantine.UntilRun())
+}
+
+// behaviour are production's settings that plans and results depend on. A
+// Postgres that cannot describe its settings is one that cannot be started.
+func (s *Service) behaviour(p pgbough.Project, rows []postgres.Setting) []postgres.Param {
+	known, err := s.known(p.Source.Major)
+	if err != nil {
+		s.log.ErrorContext(s.ctx, "production's settings are not carried over", "project", p.Name, "err", err)
+		return nil
+	}
+	params, left := postgres.Behaviour(rows, known)
+	for _, l := range left {
+		s.log.DebugContext(s.ctx, "a setting of production is not carried over", "setting", l.Name, "reason", l.Reason)
+	}
+	return params
+}
+
+// known are the settings of the installation of a major version, asked for once.
+func (s *Service) known(major int) (postgres.Known, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k, ok := s.knownSettings[major]; ok {
+		return k, nil
+	}
+	in, err := postgres.FindInstallation(s.ctx, major)
+	if err != nil {
+		return nil, err
+	}
+	k, err := postgres.KnownSettings(s.ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	s.knownSettings[major] = k
+	return k, nil
+}
+
+// preload is what of production's libraries is loaded, and what is not.
+func (s *Service) preload(p pgbough.Project, rows []postgres.Setting) ([]postgres.Param, []pgbough.Difference) {
+	available := func(string) bool { return false }
+	if in, err := postgres.FindInstallation(s.ctx, p.Source.Major); err == nil {
+		available = in.HasLibrary
+	}
+	plan := quarantine.Preload(quarantine.LibrariesOf(rows), available)
+	return plan.Settings, plan.Differences
+}
+
+// ours is what every Postgres of pgbough runs with, whatever production has:
+// its memory, its log, its walsenders' and walreceivers' patience.
+func ours(m Memory, major int) []postgres.Param {
+	params := []postgres.Param{
+		{Name: "shared_buffers", Value: m.SharedBuffers},
+		{Name: "huge_pages", Value: "off"},
+		{Name: "fsync", Value: "on"},
+		{Name: "full_page_writes", Value: "on"},
+		{Name: "wal_level", Value: "replica"},
+		{Name: "wal_recycle", Value: "off"},
+		{Name: "wal_init_zero", Value: "off"},
+		{Name: "min_wal_size", Value: "80MB"},
+		{Name: "max_wal_size", Value: "1GB"},
+		{Name: "checkpoint_timeout", Value: "15min"},
+		{Name: "logging_collector", Value: "off"},
+		{Name: "log_destination", Value: "stderr"},
+		{Name: "log_line_prefix", Value: "%m [%p] %q%u@%d "},
+		{Name: "lc_messages", Value: "C"}, // the follower's log is read by us
+		{Name: "hot_standby", Value: "on"},
+		{Name: "hot_standby_feedback", Value: "off"},
+		{Name: "max_standby_archive_delay", Value: "0"},
+		{Name: "max_standby_streaming_delay", Value: "0"},
+		{Name: "wal_retrieve_retry_interval", Value: "200ms"},
+		{Name: "wal_receiver_status_interval", Value: "1s"},
+		{Name: "wal_receiver_timeout", Value: "30s"},
+		{Name: "wal_sender_timeout", Value: "30s"},
+	}
+	if major >= 15 {
+		// It reads blocks that replay overwrites with full pages anyway: on a
+		// fresh clone it nearly doubles the time (docs/benchmarks.md).
+		params = append(params, postgres.Param{Name: "recovery_prefetch", Value: "off"})
+	}
+	return params
+}
+
+// streaming is what a standby needs to follow its relay. slot is empty for a
+// spare: two standbys cannot share one (facts 8).
+func streaming(in postgres.Inside, slot string) []postgres.Param {
+	return []postgres.Param{
+		{Name: "primary_conninfo", Value: fmt.Sprintf("host=%s port=%d user=pgbough application_name=pgbough", in.Relay, postgres.Port)},
+		{Name: "primary_slot_name", Value: slot},
+		{Name: "recovery_target_timeline", Value: "latest"},
+	}
+}
+
+func fromNouns(rows []pgbough.Setting) []postgres.Setting {
+	out := make([]postgres.Setting, len(rows))
+	for i, r := range rows {
+		out[i] = postgres.Setting(r)
+	}
+	return out
+}
+
+func toNouns(rows []postgres.Setting) []pgbough.Setting {
+	out := make([]pgbough.Setting, len(rows))
+	for i, r := range rows {
+		out[i] = pgbough.Setting(r)
+	}
+	return out
+}

@@ -1,0 +1,79 @@
+package branch
+
+import (
+	"context"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/quarantine"
+)
+
+const settlePause = 5 * time.Second // between two tries
+
+// settleLater makes a new branch cheap and clean in the background: an immediate
+// checkpoint, after which a crash replays nothing (facts 17), and with it goes
+// the WAL that still holds what quarantine cut out. Until then the branch is
+// unsettled in the catalog, and a restarted server does it again.
+func (s *Service) settleLater(p pgbough.Project, b pgbough.Branch) {
+	if b.Settled {
+		return
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.mu.Lock()
+	if _, ok := s.settling[b.ID]; ok {
+		s.mu.Unlock()
+		cancel()
+		return
+	}
+	s.settling[b.ID] = cancel
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		defer s.unsettle(b.ID)
+		for ctx.Err() == nil {
+			err := s.settle(ctx, p, b)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			s.log.WarnContext(ctx, "a new branch cannot be settled yet", "branch", b.Name, "err", err)
+			pause(ctx, settlePause)
+		}
+	})
+}
+
+func (s *Service) settle(ctx context.Context, p pgbough.Project, b pgbough.Branch) error {
+	server, err := s.computes.Wait(ctx, b.VolumeID)
+	if err != nil {
+		return err
+	}
+	if err := quarantine.Purge(ctx, s.quarantineOptions(p, server)); err != nil {
+		return err
+	}
+	// Its row may have changed meanwhile.
+	if b, err = s.catalog.Branch(ctx, p.ID, b.ID); err != nil {
+		return err
+	}
+	b.Settled = true
+	if err := s.catalog.UpdateBranch(ctx, b); err != nil {
+		return err
+	}
+	return s.computes.Reload(b.VolumeID, s.branchSettings(p, fromNouns(b.Settings), true))
+}
+
+// unsettle stops settling a branch.
+func (s *Service) unsettle(branchID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel, ok := s.settling[branchID]; ok {
+		cancel()
+		delete(s.settling, branchID)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

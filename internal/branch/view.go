@@ -1,0 +1,346 @@
+package branch
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/postgres"
+)
+
+// Status is the whole server at this moment.
+func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
+	projects, err := s.catalog.Projects(ctx)
+	if err != nil {
+		return pgbough.Status{}, err
+	}
+	st := pgbough.Status{Version: s.version}
+	known := map[string]bool{}
+	for _, p := range projects {
+		ps := pgbough.ProjectStatus{Project: hide(p), Wanted: s.wanted}
+		if f, err := s.followerOf(p.ID); err == nil {
+			ps.Follower = f.Status()
+		} else {
+			ps.Follower.State = pgbough.FollowerStopped
+		}
+		if ps.Spares, err = s.catalog.Spares(ctx, p.ID); err != nil {
+			return st, err
+		}
+		branches, err := s.catalog.Branches(ctx, p.ID)
+		if err != nil {
+			return st, err
+		}
+		ps.Branches = len(branches)
+		for _, b := range branches {
+			known[b.VolumeID] = true
+		}
+		for _, sp := range ps.Spares {
+			known[sp.VolumeID] = true
+		}
+		st.Projects = append(st.Projects, ps)
+	}
+	unfinished, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return st, err
+	}
+	for _, op := range unfinished {
+		known[volumeOf(op)] = true
+	}
+	st.Notes = s.notes(ctx, known)
+	st.Pool, err = s.space()
+	return st, err
+}
+
+// hide takes the secret out of a project.
+func hide(p pgbough.Project) pgbough.Project {
+	p.Source.ConnString = ""
+	p.Source.Settings = nil
+	return p
+}
+
+func (s *Service) space() (pgbough.PoolStatus, error) {
+	sp, err := s.pool.Space()
+	if err != nil {
+		return pgbough.PoolStatus{}, fmt.Errorf("measure the pool: %w", err)
+	}
+	return pgbough.PoolStatus{
+		Kind: s.pool.Kind(), Path: s.pool.Dir(), Image: s.image,
+		Size: sp.Size, Used: sp.Used, Free: sp.Free, Reserve: sp.Reserve,
+	}, nil
+}
+
+// Pool is the pool with all its volumes.
+func (s *Service) Pool(ctx context.Context) (pgbough.PoolStatus, error) {
+	st, err := s.space()
+	if err != nil {
+		return st, err
+	}
+	owners, err := s.owners(ctx)
+	if err != nil {
+		return st, err
+	}
+	entries, err := s.pool.List()
+	if err != nil {
+		return st, fmt.Errorf("list the pool: %w", err)
+	}
+	for _, e := range entries {
+		v := pgbough.VolumeStatus{ID: e.ID, Role: string(e.Volume.Role), Project: e.Volume.Project}
+		if o, ok := owners[e.ID]; ok {
+			v.Known, v.Branch = true, o
+		}
+		if u, err := s.pool.Usage(ctx, e.ID); err == nil {
+			v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
+		}
+		st.Volumes = append(st.Volumes, v)
+	}
+	return st, nil
+}
+
+// owners are all volumes that the catalog knows, with the name of their branch.
+func (s *Service) owners(ctx context.Context) (map[string]string, error) {
+	out := map[string]string{}
+	projects, err := s.catalog.Projects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range projects {
+		branches, err := s.catalog.Branches(ctx, p.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range branches {
+			out[b.VolumeID] = b.Name
+		}
+		spares, err := s.catalog.Spares(ctx, p.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, sp := range spares {
+			out[sp.VolumeID] = ""
+		}
+	}
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, op := range ops {
+		if id := volumeOf(op); id != "" {
+			if _, ok := out[id]; !ok {
+				out[id] = ""
+			}
+		}
+	}
+	return out, nil
+}
+
+// Prune removes the volumes that neither the catalog nor an unfinished
+// operation knows, or with dryRun only tells which.
+func (s *Service) Prune(ctx context.Context, dryRun bool) ([]pgbough.VolumeStatus, error) {
+	st, err := s.Pool(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unknown := slices.DeleteFunc(st.Volumes, func(v pgbough.VolumeStatus) bool { return v.Known })
+	if dryRun {
+		return unknown, nil
+	}
+	for _, v := range unknown {
+		if _, running, err := s.launcher.Find(ctx, v.ID); err != nil || running {
+			return nil, pgbough.Errorf(pgbough.EConflict, "a Postgres still runs on volume %s, so it is not removed", v.ID).
+				WithHint("stop the server that owns it")
+		}
+		if err := s.pool.Prune(ctx, v.ID); err != nil {
+			return nil, err
+		}
+	}
+	return unknown, nil
+}
+
+// Branches lists the branches of a project, oldest first.
+func (s *Service) Branches(ctx context.Context, project string) ([]pgbough.BranchView, error) {
+	p, err := s.catalog.Project(ctx, project)
+	if err != nil {
+		return nil, err
+	}
+	branches, err := s.catalog.Branches(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]pgbough.BranchView, 0, len(branches))
+	for _, b := range branches {
+		views = append(views, s.view(ctx, p, b))
+	}
+	return views, nil
+}
+
+// Branch is one branch, by id or name.
+func (s *Service) Branch(ctx context.Context, project, branch string) (pgbough.BranchView, error) {
+	p, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return pgbough.BranchView{}, err
+	}
+	return s.view(ctx, p, b), nil
+}
+
+func (s *Service) find(ctx context.Context, project, branch string) (pgbough.Project, pgbough.Branch, error) {
+	p, err := s.catalog.Project(ctx, project)
+	if err != nil {
+		return p, pgbough.Branch{}, err
+	}
+	b, err := s.catalog.Branch(ctx, p.ID, branch)
+	return p, b, err
+}
+
+// view is a branch as it is now.
+func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
+	v := pgbough.BranchView{Branch: b, Compute: s.computes.State(b.VolumeID).State}
+	if b.ID == p.RootBranchID {
+		v.Compute = pgbough.ComputeIdle // the follower is no compute: nobody connects to it
+	}
+	if b.VolumeID == "" {
+		v.Compute = pgbough.ComputeInit
+		return v
+	}
+	if vol, err := s.pool.Get(b.VolumeID); err == nil {
+		v.Path = vol.Dir
+	}
+	if u, err := s.pool.Usage(ctx, b.VolumeID); err == nil {
+		v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
+	}
+	return v
+}
+
+// SetExpiry sets when a branch goes by itself; the zero time is never.
+func (s *Service) SetExpiry(ctx context.Context, project, branch string, at time.Time) (pgbough.BranchView, error) {
+	p, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return pgbough.BranchView{}, err
+	}
+	if b.ID == p.RootBranchID && !at.IsZero() {
+		return pgbough.BranchView{}, pgbough.Errorf(pgbough.EConflict, "the root branch cannot expire").
+			WithHint("remove the project with: pgbough project delete %s", p.Name)
+	}
+	if !at.IsZero() && at.Before(time.Now()) {
+		return pgbough.BranchView{}, pgbough.Errorf(pgbough.EInvalid, "the expiry %s is in the past", at.Format(time.RFC3339))
+	}
+	b.ExpiresAt = at
+	if err := s.catalog.UpdateBranch(ctx, b); err != nil {
+		return pgbough.BranchView{}, err
+	}
+	return s.view(ctx, p, b), nil
+}
+
+// Roles lists the login roles of a branch with their passwords.
+func (s *Service) Roles(ctx context.Context, project, branch string) ([]pgbough.Role, error) {
+	_, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return nil, err
+	}
+	return s.catalog.Roles(ctx, b.ID)
+}
+
+// Connection tells how to connect to a branch: over the private socket of its
+// Postgres, so from this machine and as root.
+func (s *Service) Connection(ctx context.Context, project, branch, role, database string) (pgbough.Connection, error) {
+	p, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return pgbough.Connection{}, err
+	}
+	switch {
+	case b.ID == p.RootBranchID:
+		return pgbough.Connection{}, pgbough.Errorf(pgbough.EConflict, "%s is the root branch, which follows production; nobody connects to it", b.Name).
+			WithHint("make a branch of it: pgbough branch create NAME")
+	case b.State != pgbough.BranchReady:
+		return pgbough.Connection{}, pgbough.Errorf(pgbough.ELocked, "branch %s is %s", b.Name, b.State).WithHint("pgbough ops shows how far it is")
+	}
+	roles, err := s.catalog.Roles(ctx, b.ID)
+	if err != nil {
+		return pgbough.Connection{}, err
+	}
+	if role == "" {
+		role = p.DefaultRole
+	}
+	if database == "" {
+		database = p.DefaultDatabase
+	}
+	i := slices.IndexFunc(roles, func(r pgbough.Role) bool { return r.Name == role })
+	if i < 0 {
+		return pgbough.Connection{}, pgbough.Errorf(pgbough.ENotFound, "branch %s has no login role %q of production's", b.Name, role).
+			WithHint("it has: %s", names(roles))
+	}
+	if _, err := s.computes.Wait(ctx, b.VolumeID); err != nil {
+		return pgbough.Connection{}, err
+	}
+	cfg, err := s.config(ctx, p, b.VolumeID)
+	if err != nil {
+		return pgbough.Connection{}, err
+	}
+	u := url.URL{Scheme: "postgresql", User: url.UserPassword(role, roles[i].Password), Path: "/" + database,
+		RawQuery: url.Values{"host": {cfg.SocketDir()}}.Encode()}
+	return pgbough.Connection{
+		URI: u.String(), Host: cfg.SocketDir(), Port: fmt.Sprint(postgres.Port), Role: role, Password: roles[i].Password, Database: database,
+	}, nil
+}
+
+func names(roles []pgbough.Role) string {
+	out := ""
+	for i, r := range roles {
+		if i == 20 {
+			return out + fmt.Sprintf(" and %d more", len(roles)-i)
+		}
+		if i > 0 {
+			out += ", "
+		}
+		out += r.Name
+	}
+	return out
+}
+
+// Log opens the log of a branch's Postgres; the root's is the follower's.
+func (s *Service) Log(ctx context.Context, project, branch string, follow bool) (io.ReadCloser, error) {
+	p, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return nil, err
+	}
+	if b.VolumeID == "" {
+		return nil, pgbough.Errorf(pgbough.ELocked, "branch %s is still being made and has no log", b.Name)
+	}
+	cfg, err := s.config(ctx, p, b.VolumeID)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(cfg.LogFile())
+	if err != nil {
+		return nil, fmt.Errorf("open the log of branch %s: %w", b.Name, err)
+	}
+	if !follow {
+		return f, nil
+	}
+	return &tail{ctx: ctx, file: f}, nil
+}
+
+// tail reads a file that grows until its context ends.
+type tail struct {
+	ctx  context.Context
+	file *os.File
+}
+
+func (t *tail) Read(b []byte) (int, error) {
+	for {
+		n, err := t.file.Read(b)
+		if n > 0 || err != nil && err != io.EOF {
+			return n, err
+		}
+		pause(t.ctx, 200*time.Millisecond)
+		if t.ctx.Err() != nil {
+			return 0, io.EOF
+		}
+	}
+}
+
+func (t *tail) Close() error { return t.file.Close() }

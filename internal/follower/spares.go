@@ -1,0 +1,127 @@
+package follower
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/postgres"
+)
+
+// Spares of a follower are its clones that stream from it, by volume id.
+
+// StartSpare starts a clone of the follower as a standby of the follower, or
+// adopts the one that runs. cfg.Settings is the caller's: what the spare may
+// do, and what the branch that it becomes needs. Starting a started spare
+// returns it.
+func (f *Follower) StartSpare(ctx context.Context, cfg postgres.Config) (*Standby, error) {
+	if s, ok := f.Spare(cfg.ID); ok {
+		return s, nil
+	}
+	s, err := start(ctx, f.opts.Launcher, cfg, f.dialStandby, f.log)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.spares[cfg.ID] = s
+	return s, nil
+}
+
+// Spare is the running spare on volume id.
+func (f *Follower) Spare(id string) (*Standby, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spares[id]
+	return s, ok
+}
+
+// ReleaseSpare gives the Postgres of a promoted spare away: it is a branch's
+// compute from now on.
+func (f *Follower) ReleaseSpare(ctx context.Context, id string) (*postgres.Server, bool) {
+	s, ok := f.forget(id)
+	if !ok {
+		return nil, false
+	}
+	s.Abandon(ctx)
+	return s.Server, true
+}
+
+// KillSpare ends a spare at once.
+func (f *Follower) KillSpare(ctx context.Context, id string) error {
+	s, ok := f.forget(id)
+	if !ok {
+		return nil
+	}
+	s.Abandon(ctx)
+	return s.Kill(ctx)
+}
+
+func (f *Follower) forget(id string) (*Standby, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.spares[id]
+	delete(f.spares, id)
+	return s, ok
+}
+
+// CatchUp waits until a spare streams and has replayed what the follower had
+// replayed when it was asked. report is told how many bytes of how many are replayed.
+func (f *Follower) CatchUp(ctx context.Context, s *Standby, report func(done, total int64)) error {
+	ready, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := s.WaitReady(ready); err != nil {
+		return err
+	}
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		p, err := s.Position(ctx)
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		if err == nil {
+			target := f.Status().Replay
+			if p.Receiving && p.Replay >= target {
+				return nil
+			}
+			report(max(0, p.Replay.Sub(p.Redo)), max(0, target.Sub(p.Redo)))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait until the spare has caught up: %w", context.Cause(ctx))
+		case <-s.Done():
+			return pgbough.Errorf(pgbough.EInternal, "the spare's Postgres ended: %s", postgres.LogTail(s.Config().LogFile(), 3))
+		case <-ticker.C:
+		}
+	}
+}
+
+// Scrub takes out of a fresh clone of a running standby what belongs to the
+// original alone: its lock file and its replication slots (facts 8). The
+// directory may be a branch's, so nothing is followed.
+func Scrub(dataDir string) error {
+	root, err := os.OpenRoot(dataDir)
+	if err != nil {
+		return fmt.Errorf("open the clone: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	for _, name := range []string{"postmaster.pid", "postmaster.opts"} {
+		if err := root.Remove(name); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("scrub the clone: %w", err)
+		}
+	}
+	slots, err := fs.ReadDir(root.FS(), "pg_replslot")
+	if err != nil {
+		return fmt.Errorf("scrub the clone: %w", err)
+	}
+	for _, e := range slots {
+		if err := root.RemoveAll("pg_replslot/" + e.Name()); err != nil {
+			return fmt.Errorf("scrub the clone: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package lint
+
+// Current is the layout of this module: docs/architecture.md in a form that a
+// test can hold it to.
+func Current() Layout {
+	return Layout{
+		Layers:      layers(),
+		TestSupport: []string{"internal/httpapi/httpapitest", "internal/lint", "internal/pgtest", "internal/volume/volumetest", "bench/...", "test/..."},
+		Wiring:      []string{"cmd/pgbough/server.go"},
+		Exceptions:  exceptions(),
+		Owners:      owners(),
+		Skips: []Skip{
+			{"internal/volume/storage", "plain", "it is about a file system that cannot clone; where the tests run on one that can there is nothing to try"},
+		},
+	}
+}
+
+func layers() []Layer {
+	return []Layer{
+		{Name: "nouns", Dirs: []string{"."}},
+		{Name: "leaves", Dirs: []string{
+			"internal/credential", "internal/neonapi", "internal/postgres", "internal/replication",
+			"internal/sandbox", "internal/source", "internal/volume/...",
+		}},
+		{Name: "services", Dirs: []string{
+			"internal/catalog", "internal/compute", "internal/follower", "internal/operation", "internal/quarantine",
+		}},
+		{Name: "branches", Dirs: []string{"internal/branch"}},
+		{
+			Name: "edges", Dirs: []string{"client", "internal/httpapi"},
+			Only: []string{".", "internal/neonapi"},
+			Why:  "an edge knows the nouns and the wire, and declares what it needs as an interface",
+		},
+		{
+			Name: "commands", Dirs: []string{"cmd/..."},
+			Only: []string{".", "client", "internal/neonapi"},
+			Why:  "a command does nothing that another client of the API could not do",
+		},
+	}
+}
+
+func exceptions() []Exception {
+	return []Exception{
+		{"internal/sandbox", "internal/postgres", "it implements the Launcher that package postgres declares for whoever starts one"},
+		{"internal/source", "internal/postgres", "check compares production with the binaries that are installed here"},
+		{"internal/volume", "internal/volume/disk", "durable writes and free space, which the drivers need too"},
+		{"internal/volume/btrfs", "internal/volume/...", "a driver implements the port, on what drivers share"},
+		{"internal/volume/copydir", "internal/volume/...", "a driver implements the port, on what drivers share"},
+		{"internal/volume/reflink", "internal/volume/...", "a driver implements the port, on what drivers share"},
+		{"internal/volume/image", "internal/volume/disk", "an image file is made with durable writes"},
+		{"internal/volume/storage", "internal/volume/...", "it chooses the driver, so it knows all of them"},
+	}
+}
+
+// owners holds libraries to the packages that they are for, so that one of them
+// can be replaced in one place. What is not listed may not be imported.
+func owners() []Owner {
+	return []Owner{
+		{"github.com/google/go-cmp", nil, "comparing is for tests"},
+		{"github.com/jackc/pgx/v5", []string{
+			"internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/source",
+			"internal/branch",  // tells a server's error from a broken connection
+			"internal/httpapi", // reads the connection string of a request
+		}, "talking to a Postgres"},
+		{"github.com/moby/sys/mountinfo", []string{"internal/volume/..."}, "only the pool mounts"},
+		{"github.com/oklog/run", []string{"cmd/pgbough"}, "the server is a group of actors, put together in one place"},
+		{"github.com/rogpeppe/go-internal", nil, "scripts of the command line are tests"},
+		{"github.com/spf13/cobra", []string{"cmd/pgbough"}, "the command line is parsed in one place"},
+		{"github.com/vbauerster/mpb/v8", []string{"cmd/pgbough"}, "only commands talk to a terminal"},
+		{"golang.org/x/crypto", []string{"internal/credential"}, "keys, ciphers and verifiers are made in one place"},
+		{"golang.org/x/sync", []string{"internal/...", "cmd/pgbough"}, "groups and limits of goroutines"},
+		{"golang.org/x/sys", []string{
+			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/postgres",
+			"internal/replication", "internal/sandbox", "internal/volume/...", "cmd/pgbough",
+		}, "system calls that package os does not have"},
+		{"golang.org/x/term", []string{"cmd/pgbough"}, "only commands talk to a terminal"},
+		{"golang.org/x/time", []string{"internal/...", "cmd/pgbough"}, "limits of rates"},
+		{"modernc.org/sqlite", []string{"internal/catalog"}, "what is durable is in the catalog, and SQL to it nowhere else"},
+		{"os/exec", []string{
+			"internal/postgres", "internal/sandbox", "internal/source", "internal/volume/image", "internal/volume/storage",
+			"cmd/pgbough", // psql, and the command of pgbough run
+		}, "a process of another program is started by few, with arguments and never through a shell"},
+		{"plugin", nil, "no code is loaded at run time"},
+	}
+}

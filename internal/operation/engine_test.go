@@ -1,0 +1,571 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pgbough/pgbough"
+)
+
+// toy is the state of the kinds in these tests.
+type toy struct {
+	N     int    `json:"n"`
+	Trace string `json:"trace,omitempty"`
+}
+
+// journal is what steps did, in order.
+type journal struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (j *journal) add(format string, args ...any) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, fmt.Sprintf(format, args...))
+}
+
+func (j *journal) get() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.lines)
+}
+
+type doFunc = func(context.Context, *Run[toy]) error
+
+// steps makes steps a, b, c that write to the journal; do and undo replace or
+// extend what they do.
+func (j *journal) steps(do, undo map[string]doFunc) []Step[toy] {
+	var steps []Step[toy]
+	for _, name := range []string{"a", "b", "c"} {
+		wrap := func(verb string, f doFunc) doFunc {
+			return func(ctx context.Context, r *Run[toy]) error {
+				j.add("%s %s", verb, name)
+				r.State.N++
+				if f != nil {
+					return f(ctx, r)
+				}
+				return nil
+			}
+		}
+		steps = append(steps, Step[toy]{Name: name, Do: wrap("do", do[name]), Undo: wrap("undo", undo[name])})
+	}
+	return steps
+}
+
+func open(t *testing.T, store Store, failpoint func(string), kinds ...Kind) *Engine {
+	t.Helper()
+	e := New(store, slog.New(slog.DiscardHandler), failpoint)
+	e.Register(kinds...)
+	if err := e.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	return e
+}
+
+func start(t *testing.T, e *Engine, kind string, req Request) pgbough.Operation {
+	t.Helper()
+	op, err := e.Start(t.Context(), kind, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return op
+}
+
+func TestRunsToTheEnd(t *testing.T) {
+	var did journal
+	store := newMemory()
+	durable := func(_ context.Context, r *Run[toy]) error {
+		op, err := store.Operation(t.Context(), r.ID)
+		if err != nil || op.Step != 0 {
+			t.Errorf("when the first step runs the store has step %d, %v", op.Step, err)
+		}
+		return nil
+	}
+	var seen []string
+	e := open(t, store, func(name string) { seen = append(seen, name) },
+		Define("toy", did.steps(map[string]doFunc{"a": durable}, nil)...))
+	ctx, cancel := context.WithCancel(t.Context())
+	op, err := e.Start(ctx, "toy", Request{ProjectID: "p", BranchID: "b", State: toy{N: 10}})
+	cancel() // must not end it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op.Status != pgbough.OperationRunning || len(op.Steps) != 3 {
+		t.Errorf("started: %+v", op)
+	}
+	got, err := e.Wait(t.Context(), op.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Status != pgbough.OperationFinished || string(got.State) != `{"n":13}` || got.Step != 3 {
+		t.Errorf("finished: %+v", got)
+	}
+	for _, s := range got.Steps {
+		if s.Attempts != 1 || s.FinishedAt.IsZero() || s.StartedAt.IsZero() || s.Error != "" {
+			t.Errorf("record %+v", s)
+		}
+	}
+	stored, _ := store.Operation(t.Context(), op.ID)
+	if diff := cmp.Diff(got, stored); diff != "" {
+		t.Errorf("shown and stored differ:\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"do a", "do b", "do c"}, did.get()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(e.kinds["toy"].Failpoints()[:9], seen); diff != "" {
+		t.Errorf("failpoints:\n%s", diff)
+	}
+}
+
+func TestFailureIsUndone(t *testing.T) {
+	var did journal
+	refuse := pgbough.Errorf(pgbough.ENoSpace, "the pool is full\nreally").WithHint("pgbough pool resize")
+	refuse.Err = errors.New("a private cause")
+	fails := map[string]doFunc{"b": func(_ context.Context, r *Run[toy]) error {
+		r.State.Trace = "half done"
+		return fmt.Errorf("clone: %w", refuse)
+	}}
+	undo := map[string]doFunc{"b": func(_ context.Context, r *Run[toy]) error {
+		if r.State.Trace != "half done" {
+			t.Errorf("undo does not see what the failed step kept: %+v", r.State)
+		}
+		return nil
+	}}
+	var seen []string
+	store := newMemory()
+	e := open(t, store, func(name string) { seen = append(seen, name) }, Define("toy", did.steps(fails, undo)...))
+	op, err := e.Wait(t.Context(), start(t, e, "toy", Request{}).ID)
+	var got *pgbough.Error
+	if !errors.As(err, &got) {
+		t.Fatalf("got %v, want an Error", err)
+	}
+	if want := (&pgbough.Error{Code: refuse.Code, Message: refuse.Message, Hint: refuse.Hint}); *got != *want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if op.Status != pgbough.OperationFailed || strings.Contains(op.Error, "private") {
+		t.Errorf("%+v", op)
+	}
+	if diff := cmp.Diff([]string{"do a", "do b", "undo b", "undo a"}, did.get()); diff != "" {
+		t.Error(diff)
+	}
+	want := strings.Fields("toy/a/before toy/a/done toy/a/saved toy/b/before " +
+		"toy/b/undo/before toy/b/undo/done toy/b/undo/saved toy/a/undo/before toy/a/undo/done toy/a/undo/saved")
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("failpoints:\n%s", diff)
+	}
+	// A later engine tells the same, from the store.
+	later := open(t, store, nil)
+	if _, err := later.Wait(t.Context(), op.ID); pgbough.ErrorCode(err) != pgbough.ENoSpace {
+		t.Errorf("from the store: %v", err)
+	}
+}
+
+func TestFailureTexts(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want pgbough.Error
+	}{
+		{errors.New("a: b"), pgbough.Error{Code: pgbough.EInternal, Message: "step s: a: b"}},
+		{pgbough.Errorf(pgbough.EConflict, "x: y"), pgbough.Error{Code: pgbough.EConflict, Message: "x: y"}},
+	} {
+		var got *pgbough.Error
+		op := pgbough.Operation{Status: pgbough.OperationFailed, Error: failureText("s", c.err)}
+		if !errors.As(Failure(op), &got) || *got != c.want {
+			t.Errorf("%v: got %+v, want %+v", c.err, got, c.want)
+		}
+	}
+	if got := Failure(pgbough.Operation{Status: pgbough.OperationFailed, Error: "older text: x"}); pgbough.ErrorCode(got) != pgbough.EInternal || got.Error() != "older text: x" {
+		t.Errorf("a text of another form: %v", got)
+	}
+}
+
+func TestPanicIsAFailure(t *testing.T) {
+	var did journal
+	e := open(t, newMemory(), nil, Define("toy", did.steps(map[string]doFunc{"a": func(context.Context, *Run[toy]) error { panic("boom") }}, nil)...))
+	_, err := e.Wait(t.Context(), start(t, e, "toy", Request{}).ID)
+	if pgbough.ErrorCode(err) != pgbough.EInternal || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff([]string{"do a", "undo a"}, did.get()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestUndoIsTriedUntilItSucceeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var did journal
+		store := newMemory()
+		tries := 0
+		kind := Define("toy", did.steps(
+			map[string]doFunc{"b": func(context.Context, *Run[toy]) error { return pgbough.Errorf(pgbough.EConflict, "no") }},
+			map[string]doFunc{"a": func(context.Context, *Run[toy]) error {
+				if tries++; tries <= 4 {
+					return errors.New("busy")
+				}
+				return nil
+			}})...)
+		first := open(t, store, nil, kind)
+		began := time.Now()
+		id := start(t, first, "toy", Request{}).ID
+		time.Sleep(250 * time.Millisecond) // tries at 0 and 100 ms; the next is due at 300 ms
+		synctest.Wait()
+		op, _ := store.Operation(t.Context(), id)
+		if op.Status != pgbough.OperationUndoing || tries != 2 || !strings.Contains(op.Steps[0].Error, "busy") || op.Step != 0 {
+			t.Errorf("after 250 ms: %d tries, %+v", tries, op)
+		}
+		first.Close() // a shutdown in the middle
+		second := open(t, store, nil, kind)
+		_, err := second.Wait(t.Context(), id)
+		if pgbough.ErrorCode(err) != pgbough.EConflict {
+			t.Errorf("got %v, want the error of the step", err)
+		}
+		if tries != 5 || time.Since(began) != 550*time.Millisecond {
+			t.Errorf("%d tries in %v", tries, time.Since(began))
+		}
+	})
+}
+
+func TestFinalIsTriedForward(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var did journal
+		store := newMemory()
+		tries := map[string]int{}
+		flaky := func(name string) doFunc {
+			return func(context.Context, *Run[toy]) error {
+				if tries[name]++; tries[name] < 3 {
+					return errors.New("not yet")
+				}
+				return nil
+			}
+		}
+		steps := did.steps(map[string]doFunc{"b": flaky("b"), "c": flaky("c")}, nil)
+		steps[1].Final = true
+		e := open(t, store, nil, Define("toy", steps...))
+		id := start(t, e, "toy", Request{}).ID
+		synctest.Wait()
+		if err := e.Cancel(t.Context(), id); pgbough.ErrorCode(err) != pgbough.EConflict {
+			t.Errorf("cancel after the point of no return: got %v", err)
+		}
+		op, _ := store.Operation(t.Context(), id)
+		if op.Status != pgbough.OperationRunning || op.Step != 1 || op.Steps[1].Error != "not yet" {
+			t.Errorf("between two tries: %+v", op)
+		}
+		op, err := e.Wait(t.Context(), id)
+		if err != nil || op.Steps[1].Attempts != 3 || op.Steps[2].Attempts != 3 || op.Steps[1].Error != "" {
+			t.Errorf("%v, %+v", err, op)
+		}
+		if got := strings.Join(did.get(), ","); strings.Contains(got, "undo") {
+			t.Error(got)
+		}
+	})
+}
+
+func TestCloseLeavesAndResumeGoesOn(t *testing.T) {
+	var did journal
+	store := newMemory()
+	entered := make(chan struct{}, 1)
+	closing := true
+	block := map[string]doFunc{"b": func(ctx context.Context, r *Run[toy]) error {
+		if !closing {
+			return nil
+		}
+		r.State.Trace = "kept"
+		if err := r.Save(ctx); err != nil {
+			return err
+		}
+		entered <- struct{}{}
+		<-ctx.Done()
+		if cause := context.Cause(ctx); !errors.Is(cause, ErrClosing) {
+			t.Errorf("cause %v", cause)
+		}
+		return ctx.Err()
+	}}
+	kind := Define("toy", did.steps(block, nil)...)
+	first := open(t, store, nil, kind)
+	id := start(t, first, "toy", Request{ProjectID: "p", BranchID: "b"}).ID
+	<-entered
+	waited := make(chan error)
+	go func() {
+		_, err := first.Wait(context.Background(), id)
+		waited <- err
+	}()
+	first.Close()
+	if err := <-waited; !errors.Is(err, ErrClosing) {
+		t.Errorf("Wait over a Close: %v", err)
+	}
+	if _, err := first.Start(t.Context(), "toy", Request{}); !errors.Is(err, ErrClosing) {
+		t.Errorf("Start after Close: %v", err)
+	}
+	op, _ := store.Operation(t.Context(), id)
+	if op.Status != pgbough.OperationRunning || op.Step != 1 || string(op.State) != `{"n":2,"trace":"kept"}` {
+		t.Errorf("left behind: %+v %s", op, op.State)
+	}
+	closing = false
+	second := New(store, slog.New(slog.DiscardHandler), nil)
+	second.Register(kind)
+	defer second.Close()
+	if _, err := second.Start(t.Context(), "toy", Request{}); err == nil {
+		t.Error("Start before Resume: no error")
+	}
+	if err := second.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if op, err := second.Wait(t.Context(), id); err != nil || op.Status != pgbough.OperationFinished {
+		t.Errorf("%v, %+v", err, op)
+	}
+	if diff := cmp.Diff([]string{"do a", "do b", "do b", "do c"}, did.get()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	var did journal
+	store := newMemory()
+	entered := make(chan struct{}, 1)
+	for _, result := range []error{nil, errors.New("broken off")} {
+		did.lines = nil
+		kind := Define("toy", did.steps(map[string]doFunc{"b": func(ctx context.Context, _ *Run[toy]) error {
+			entered <- struct{}{}
+			<-ctx.Done()
+			if !errors.Is(context.Cause(ctx), ErrCancelled) {
+				t.Errorf("cause %v", context.Cause(ctx))
+			}
+			return result
+		}}, map[string]doFunc{"a": func(ctx context.Context, _ *Run[toy]) error { return ctx.Err() }})...)
+		e := open(t, store, nil, kind)
+		id := start(t, e, "toy", Request{}).ID
+		<-entered
+		if err := errors.Join(e.Cancel(t.Context(), id), e.Cancel(t.Context(), id)); err != nil {
+			t.Fatal(err)
+		}
+		op, err := e.Wait(t.Context(), id)
+		if op.Status != pgbough.OperationCancelled || pgbough.ErrorCode(err) != pgbough.EConflict {
+			t.Errorf("%v, %+v", err, op)
+		}
+		if diff := cmp.Diff([]string{"do a", "do b", "undo b", "undo a"}, did.get()); diff != "" {
+			t.Error(diff)
+		}
+		if err := e.Cancel(t.Context(), id); err != nil {
+			t.Errorf("again at the end: %v", err)
+		}
+	}
+	if err := open(t, store, nil).Cancel(t.Context(), "none"); pgbough.ErrorCode(err) != pgbough.ENotFound {
+		t.Errorf("an unknown operation: %v", err)
+	}
+}
+
+func TestLocks(t *testing.T) {
+	release := make(chan struct{})
+	wait := Step[toy]{Name: "wait", Do: func(ctx context.Context, _ *Run[toy]) error {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
+	}}
+	kinds := []Kind{Define("branchy", wait), Define("free", wait), Define("wide", wait).ProjectWide()}
+	type try struct {
+		kind, project, branch string
+	}
+	for _, c := range []struct {
+		first, second try
+		locked        bool
+	}{
+		{try{"branchy", "p", "b"}, try{"branchy", "p", "b"}, true},
+		{try{"branchy", "p", "b"}, try{"free", "p", "b"}, true},
+		{try{"branchy", "p", "b"}, try{"branchy", "p", "c"}, false},
+		{try{"branchy", "p", "b"}, try{"free", "p", ""}, false},
+		{try{"branchy", "p", "b"}, try{"wide", "p", ""}, true},
+		{try{"branchy", "q", "b"}, try{"wide", "p", ""}, false},
+		{try{"wide", "p", ""}, try{"branchy", "p", "b"}, true},
+		{try{"wide", "p", ""}, try{"wide", "p", ""}, true},
+		{try{"wide", "p", ""}, try{"wide", "q", ""}, false},
+		{try{"wide", "p", ""}, try{"free", "p", ""}, false},
+		{try{"free", "p", ""}, try{"wide", "p", ""}, false},
+		{try{"free", "p", ""}, try{"free", "p", ""}, false},
+	} {
+		store := newMemory()
+		e := open(t, store, nil, kinds...)
+		first := start(t, e, c.first.kind, Request{ProjectID: c.first.project, BranchID: c.first.branch})
+		e.Close() // locks are held over a restart
+		e = open(t, store, nil, kinds...)
+		_, err := e.Start(t.Context(), c.second.kind, Request{ProjectID: c.second.project, BranchID: c.second.branch})
+		if locked := pgbough.ErrorCode(err) == pgbough.ELocked; locked != c.locked || !locked && err != nil || locked && !strings.Contains(err.Error(), first.ID) {
+			t.Errorf("%v after %v: %v", c.second, c.first, err)
+		}
+		e.Close()
+	}
+	e := open(t, newMemory(), nil, kinds...)
+	close(release)
+	for range 50 { // who has waited for one may start the next at once
+		if _, err := e.Wait(t.Context(), start(t, e, "branchy", Request{ProjectID: "p", BranchID: "b"}).ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestStoreThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var did journal
+		store := newMemory()
+		full := errors.New("disk full")
+		e := open(t, store, nil, Define("toy", did.steps(map[string]doFunc{"a": func(context.Context, *Run[toy]) error {
+			if len(did.get()) == 1 {
+				store.setFail(full)
+			}
+			return nil
+		}}, nil)...))
+		id := start(t, e, "toy", Request{ProjectID: "p", BranchID: "b"}).ID
+		time.Sleep(10 * time.Second)
+		if diff := cmp.Diff([]string{"do a"}, did.get()); diff != "" {
+			t.Errorf("went on although nothing is durable:\n%s", diff)
+		}
+		if _, err := e.Start(t.Context(), "toy", Request{ProjectID: "p", BranchID: "c"}); !errors.Is(err, full) {
+			t.Errorf("Start: %v", err)
+		}
+		store.setFail(nil)
+		if _, err := e.Wait(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		// The lock of the Start that failed is free again.
+		if _, err := e.Wait(t.Context(), start(t, e, "toy", Request{ProjectID: "p", BranchID: "c"}).ID); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		e := open(t, store, nil, Define("toy", Step[toy]{Name: "a", Do: func(_ context.Context, r *Run[toy]) error {
+			for i := range int64(1000) {
+				r.Progress(pgbough.Progress{Done: i + 1, Total: 1000, Unit: "bytes"})
+				time.Sleep(10 * time.Millisecond)
+			}
+			return nil
+		}}))
+		id := start(t, e, "toy", Request{}).ID
+		seen := 0
+		var last pgbough.Operation
+		for op, err := range e.Watch(t.Context(), id) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen++
+			if op.Progress.Done == 500 {
+				if stored, _ := store.Operation(t.Context(), id); stored.Progress.Done < 440 {
+					t.Errorf("half way the store has %d", stored.Progress.Done)
+				}
+			}
+			last = op
+		}
+		saves, progress := store.counts()
+		if seen < 900 || progress < 15 || progress > 21 || saves != 2 || last.Status != pgbough.OperationFinished || last.Progress != (pgbough.Progress{}) {
+			t.Errorf("seen %d, stored %d times, %d saves, last %+v", seen, progress, saves, last)
+		}
+	})
+}
+
+func TestResumeOfWhatIsUnknown(t *testing.T) {
+	store := newMemory()
+	for i, op := range []pgbough.Operation{
+		{ID: "1", Kind: "gone", BranchID: "b", Status: pgbough.OperationRunning},
+		{ID: "2", Kind: "toy", Status: pgbough.OperationRunning, State: []byte("{}"), Steps: []pgbough.StepRecord{{Name: "other"}}},
+		{ID: "3", Kind: "toy", Status: pgbough.OperationRunning, State: []byte("{"), Steps: []pgbough.StepRecord{{Name: "a"}}},
+		{ID: "4", Kind: "toy", Status: pgbough.OperationRunning, State: []byte("{}"), Steps: []pgbough.StepRecord{{Name: "a"}}},
+	} {
+		if err := store.SaveOperation(t.Context(), op); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	e := New(store, slog.New(slog.DiscardHandler), nil)
+	defer e.Close()
+	e.Register(Define("toy", Step[toy]{Name: "a", Do: func(context.Context, *Run[toy]) error { return nil }}))
+	err := e.Resume(t.Context())
+	for _, id := range []string{"(1)", "(2)", "(3)"} {
+		if err == nil || !strings.Contains(err.Error(), id) {
+			t.Errorf("%s is not in %v", id, err)
+		}
+	}
+	if _, err := e.Wait(t.Context(), "4"); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.Wait(t.Context(), "1"); pgbough.ErrorCode(err) != pgbough.EInternal {
+		t.Errorf("Wait for one that is stuck: %v", err)
+	}
+	if _, err := e.Start(t.Context(), "toy", Request{BranchID: "b"}); pgbough.ErrorCode(err) != pgbough.ELocked {
+		t.Errorf("the branch of one that is stuck: %v", err)
+	}
+	if left, _ := store.Unfinished(t.Context()); len(left) != 3 {
+		t.Errorf("%d unfinished, want 3", len(left))
+	}
+}
+
+func TestStartRefusesAWrongState(t *testing.T) {
+	var did journal
+	e := open(t, newMemory(), nil, Define("toy", did.steps(nil, nil)...))
+	if _, err := e.Start(t.Context(), "toy", Request{State: "text"}); err == nil {
+		t.Error("a state of another type: no error")
+	}
+	if _, err := e.Start(t.Context(), "none", Request{}); err == nil {
+		t.Error("an unknown kind: no error")
+	}
+	if _, err := e.Wait(t.Context(), start(t, e, "toy", Request{State: &toy{N: 1}}).ID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailpoints(t *testing.T) {
+	for _, bad := range []string{"a", "a=", "a=kil", "a=error:0", "a=error:x", "a=sleep", "a=sleep:1"} {
+		if _, err := Failpoints(bad); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+	if f, err := Failpoints(" ; "); f != nil || err != nil {
+		t.Errorf("nothing: %v", err)
+	}
+	// Each place alone fails once; whatever happens, the operation ends, and what it leaves is all or nothing.
+	for _, place := range Define("toy", new(journal).steps(nil, nil)...).Failpoints() {
+		t.Run(strings.ReplaceAll(place, "/", "."), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				text := place + "=error:1; toy/none=sleep:1ms"
+				undoing := strings.Contains(place, "undo")
+				if undoing {
+					text += ";toy/c/before=error"
+				}
+				failpoint, err := Failpoints(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				have := map[string]bool{}
+				var steps []Step[toy]
+				for _, name := range []string{"a", "b", "c"} {
+					steps = append(steps, Step[toy]{
+						Name: name,
+						Do:   func(context.Context, *Run[toy]) error { have[name] = true; return nil },
+						Undo: func(context.Context, *Run[toy]) error { delete(have, name); return nil },
+					})
+				}
+				e := open(t, newMemory(), failpoint, Define("toy", steps...))
+				op, err := e.Wait(t.Context(), start(t, e, "toy", Request{}).ID)
+				if finishes := place == "toy/c/saved"; (err == nil) != finishes || err != nil && (len(have) != 0 || op.Status != pgbough.OperationFailed) || err == nil && len(have) != 3 {
+					t.Errorf("%v, left %v, %+v", err, have, op)
+				}
+				if err != nil && !strings.Contains(err.Error(), "failpoint toy/") {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
+	}
+}
