@@ -96,7 +96,7 @@ func TestFailures(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err = c.CreateBranch(ctx, "shop", named("y"), nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err = c.CreateBranch(ctx, "shop", named("y"), nil); !errors.Is(err, context.DeadlineExceeded) || pgbough.ErrorCode(err) == pgbough.EUnreachable {
 		t.Errorf("error after the end of the context: %v", err)
 	}
 }

@@ -78,6 +78,8 @@ func fill(v reflect.Value, n *int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(*n))
+	case reflect.Uint8:
+		v.SetUint(uint64(*n % 256))
 	case reflect.Uint32:
 		v.SetUint(1<<31 + uint64(*n))
 	case reflect.Uint64:

@@ -32,7 +32,7 @@ type server struct {
 func newServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{Service: httpapitest.New(), log: &bytes.Buffer{}}
-	s.At(time.Date(2026, 9, 1, 0, 0, 0, 123456000, time.UTC))
+	s.At(time.Date(2026, 9, 1, 2, 0, 0, 123456000, time.FixedZone("elsewhere", 2*60*60)))
 	web := httptest.NewServer(httpapi.New(s, httpapi.OneKey(key), slog.New(slog.NewTextHandler(s.log, nil))))
 	t.Cleanup(func() {
 		web.CloseClientConnections()
@@ -218,6 +218,9 @@ func TestPages(t *testing.T) {
 	}
 	if next := at(s.call(t, "GET", shop+"/branches?limit=10000", "", 200), "pagination", "next"); next != nil {
 		t.Errorf("there is a next page after the last: %v", next)
+	}
+	if next := at(s.call(t, "GET", shop+"/operations?limit=1", "", 200), "pagination", "cursor"); next != nil {
+		t.Errorf("there is a next page after a full last one: %v", next)
 	}
 	for _, limit := range []string{"0", "10001", "x"} {
 		s.call(t, "GET", shop+"/branches?limit="+limit, "", 400)

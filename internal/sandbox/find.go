@@ -43,11 +43,15 @@ func (l *Launcher) Find(ctx context.Context, id string) (postgres.Process, bool,
 			l.log.DebugContext(ctx, "a sandbox was not adopted", "volume", id, "err", err)
 			continue
 		}
-		l.watchOver(p)
-		p.frozen = true // for all we know
-		if err := p.Thaw(); err != nil {
-			return nil, false, err
+		if err := p.thaw(context.WithoutCancel(ctx)); err != nil {
+			ended := !alive(p.init)
+			p.close()
+			if ended {
+				continue
+			}
+			return nil, false, fmt.Errorf("thaw the sandbox of volume %s: %w", id, err)
 		}
+		l.watchOver(p)
 		return p, true, nil
 	}
 	return nil, false, nil
@@ -114,19 +118,19 @@ func (l *Launcher) clearStuck(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for half-made sandboxes: %w", err)
 	}
-	any := false
+	some := false
 	for _, pid := range all {
 		pidfd, ok := l.stuck(pid, id)
 		if !ok {
 			continue
 		}
-		any = true
+		some = true
 		l.log.WarnContext(ctx, "end a half-made sandbox", "volume", id, "pid", pid)
 		if err := endAndWait(ctx, pidfd); err != nil {
-			return any, fmt.Errorf("end the half-made sandbox of volume %s: %w", id, err)
+			return some, fmt.Errorf("end the half-made sandbox of volume %s: %w", id, err)
 		}
 	}
-	return any, nil
+	return some, nil
 }
 
 // stuck pins process pid when it is such a half. Only root can look like one.

@@ -33,11 +33,10 @@ func TestMain(m *testing.M) {
 		serve(text)
 		return
 	}
-	code := m.Run()
+	m.Run()
 	if dir := templateDir.path; dir != "" {
 		_ = os.RemoveAll(dir)
 	}
-	os.Exit(code)
 }
 
 func serve(text string) {

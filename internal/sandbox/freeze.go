@@ -26,7 +26,7 @@ func (p *process) Freeze(ctx context.Context) error {
 		return nil
 	}
 	if err := p.freeze(ctx); err != nil {
-		if terr := p.thaw(); terr != nil {
+		if terr := p.thaw(context.WithoutCancel(ctx)); terr != nil {
 			err = errors.Join(err, terr)
 		}
 		return p.ignoreEnded(fmt.Errorf("freeze the sandbox of volume %s: %w", p.id, err))
@@ -42,7 +42,7 @@ func (p *process) Thaw() error {
 	if !p.frozen {
 		return nil
 	}
-	if err := p.thaw(); err != nil {
+	if err := p.thaw(context.Background()); err != nil {
 		return p.ignoreEnded(fmt.Errorf("thaw the sandbox of volume %s: %w", p.id, err))
 	}
 	p.frozen = false
@@ -86,8 +86,8 @@ func (p *process) freeze(ctx context.Context) error {
 }
 
 // thaw sends SIGCONT until a pass finds nothing stopped.
-func (p *process) thaw() error {
-	ctx, cancel := context.WithTimeout(context.Background(), thawTimeout)
+func (p *process) thaw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
 	defer cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -133,26 +133,26 @@ func (p *process) each(f func(member) (bool, error)) (bool, error) {
 		}
 		return false, err
 	}
-	any := false
+	some := false
 	for _, pid := range inside {
-		dir, err := os.OpenFile(filepath.Join(proc, strconv.Itoa(pid)), os.O_RDONLY|unix.O_DIRECTORY, 0)
+		dir, err := os.Open(filepath.Join(proc, strconv.Itoa(pid)))
 		if err != nil {
 			if gone(err) {
 				continue
 			}
-			return any, err
+			return some, err
 		}
 		if !alive(p.init) {
-			return any, errors.Join(os.ErrProcessDone, dir.Close())
+			return some, errors.Join(os.ErrProcessDone, dir.Close())
 		}
 		yes, err := f(member{dir: dir, pid: strconv.Itoa(pid)})
 		_ = dir.Close() // only read
 		if err != nil && !gone(err) {
-			return any, err
+			return some, err
 		}
-		any = any || yes
+		some = some || yes
 	}
-	return any, nil
+	return some, nil
 }
 
 // gone tells whether an error on /proc says that the process has ended.

@@ -47,8 +47,8 @@ func (r root) args(cred postgres.Credential, pass func([]byte) (int, error)) ([]
 	args = append(args, parents(dicts)...)
 	for _, path := range []string{
 		"/etc/ld.so.cache",
-		"/etc/alternatives",           // the way to libblas and others
-		"/etc/localtime",              // what timezone = 'localtime' means
+		"/etc/alternatives", // the way to libblas and others
+		"/etc/localtime",    // what timezone = 'localtime' means
 		dicts,
 	} {
 		args = append(args, "--ro-bind-try", path, path)

@@ -226,7 +226,7 @@ func TestAdoption(t *testing.T) {
 func TestServerDiesDuringStart(t *testing.T) {
 	l := newLauncher(t)
 	s := newSpec(t, l)
-	ran := 0
+	survived := 0
 	for i := range 12 {
 		srv := startServer(t, s)
 		if got := srv.line(t); got != "ready" {
@@ -234,20 +234,20 @@ func TestServerDiesDuringStart(t *testing.T) {
 		}
 		time.Sleep(time.Duration(i) * 3 * time.Millisecond)
 		srv.kill(t)
-		if p := settle(t, l, s); p != nil {
-			ran++
-			if err := p.Kill(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+		p, found := settle(t, l, s)
+		if found {
+			survived++
+		}
+		if err := p.Kill(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	}
-	t.Logf("%d of 12 ran", ran)
+	t.Logf("%d of 12 sandboxes survived their server", survived)
 }
 
 // settle starts or finds the sandbox, within the time that a dying one takes.
-func settle(t *testing.T, l *Launcher, s postgres.Spec) postgres.Process {
+func settle(t *testing.T, l *Launcher, s postgres.Spec) (p postgres.Process, found bool) {
 	t.Helper()
-	var p postgres.Process
 	wait(t, "it can be started or found", func() bool {
 		var err error
 		if p, err = l.Start(t.Context(), s); err == nil {
@@ -256,14 +256,12 @@ func settle(t *testing.T, l *Launcher, s postgres.Spec) postgres.Process {
 		if !errors.Is(err, postgres.ErrLocked) {
 			t.Fatal(err)
 		}
-		var ok bool
-		p, ok, err = l.Find(t.Context(), s.ID)
-		if err != nil {
+		if p, found, err = l.Find(t.Context(), s.ID); err != nil {
 			t.Fatal(err)
 		}
-		return ok
+		return found
 	})
-	return p
+	return p, found
 }
 
 // TestHalfMade kills only the outer half of bwrap, at many moments of a start.
@@ -294,9 +292,9 @@ func TestHalfMade(t *testing.T) {
 		_ = run.cmd.Process.Kill()
 		_ = run.cmd.Wait()
 		time.Sleep(50 * time.Millisecond) // what can end by itself has ended
-		if any, err := l.clearStuck(t.Context(), s.ID); err != nil {
+		if some, err := l.clearStuck(t.Context(), s.ID); err != nil {
 			t.Fatal(err)
-		} else if any {
+		} else if some {
 			stuck++
 		}
 		f, err := os.Open(s.LockFile)
@@ -401,8 +399,9 @@ func TestNothingOutlivesThePostmaster(t *testing.T) {
 	s := newSpec(t, l)
 	p := start(t, l, s)
 	conn := connect(t, s)
-	inside(t, conn, "setsid sleep 12345 >/dev/null 2>&1 </dev/null &")
-	sleeper := find(t, "12345")
+	seconds := fmt.Sprint(100_000_000 + os.Getpid()) // to know it by
+	inside(t, conn, "setsid sleep "+seconds+" >/dev/null 2>&1 </dev/null &")
+	sleeper := find(t, seconds)
 	if !p.Owns(sleeper) {
 		t.Errorf("process %d is not its own", sleeper)
 	}

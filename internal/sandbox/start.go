@@ -118,7 +118,7 @@ func newRoot(spec postgres.Spec) (root, string, error) {
 
 // lock takes the volume's lock.
 func (l *Launcher) lock(ctx context.Context, spec postgres.Spec) (*os.File, error) {
-	f, err := os.OpenFile(spec.LockFile, os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(spec.LockFile, os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:forbidigo // a lock has no content
 	if err != nil {
 		return nil, fmt.Errorf("open the volume's lock: %w", err)
 	}
@@ -149,7 +149,7 @@ func flock(f *os.File) error {
 }
 
 func openLog(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:forbidigo // a log need not survive the machine
 	if err != nil {
 		return nil, fmt.Errorf("open the log of postgres: %w", err)
 	}

@@ -106,44 +106,42 @@ func hasExtension(f source.Facts, database, name string) bool {
 
 // Each fix, done as printed, mends what it is for.
 func TestFixesMend(t *testing.T) {
-	majors(t, func(t *testing.T, major int) {
-		p := pgtest.Start(t, pgtest.Options{Major: major, Conf: map[string]string{
-			"wal_level": "minimal", "max_wal_senders": "0", "max_slot_wal_keep_size": "-1", "full_page_writes": "off",
-			"max_replication_slots": "0", "synchronous_standby_names": "FIRST 1 (PGBough, other)",
-		}})
-		p.Exec(t, "postgres", `CREATE ROLE "odd Role" LOGIN`)
-		o := source.CheckOptions{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user='odd Role' dbname=postgres sslmode=disable", p.Port), PoolFree: 1 << 20, SlotName: "x"}
-		r := source.Check(t.Context(), o)
-		if r.OK() {
-			t.Error("a bad production is OK")
-		}
-		apply(t, p, wantFinding(t, r, "replication_role", pgbough.FindingFail, `ALTER ROLE "odd Role" REPLICATION;`).Fix)
-		apply(t, p, wantFinding(t, r, "read_settings", pgbough.FindingFail, `GRANT pg_read_all_settings TO "odd Role";`).Fix)
-		apply(t, p, wantFinding(t, r, "wal_level", pgbough.FindingFail, "restart").Fix)
-		apply(t, p, wantFinding(t, r, "walsenders", pgbough.FindingFail, "0 of 0", "restart").Fix)
-		apply(t, p, wantFinding(t, r, "max_slot_wal_keep_size", pgbough.FindingFail, "'10240MB'").Fix)
-		apply(t, p, wantFinding(t, r, "full_page_writes", pgbough.FindingWarn).Fix)
-		apply(t, p, wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, `FIRST 1 ("other")`).Fix)
-		apply(t, p, wantFinding(t, r, "replication_slots", pgbough.FindingFail, "max_replication_slots").Fix)
-		wantFinding(t, r, "replication_connection", pgbough.FindingSkip, `host replication "odd Role" 127.0.0.1/32 scram-sha-256`)
-		wantFinding(t, r, "pool_space", pgbough.FindingFail, "pgbough pool resize")
-		p.Restart(t)
-		o.PoolFree = 100 << 30
-		if r = source.Check(t.Context(), o); !r.OK() {
-			t.Errorf("after all fixes: %+v", r.Findings)
-		}
-		p.Exec(t, "postgres", "ALTER SYSTEM SET max_slot_wal_keep_size = -1")
-		p.Exec(t, "postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
-		p.Exec(t, "postgres", "SELECT pg_reload_conf(), pg_sleep(0.3)")
-		o.AcceptUnlimitedSlot = true
-		r = source.Check(t.Context(), o)
-		wantFinding(t, r, "max_slot_wal_keep_size", pgbough.FindingWarn, "accepted")
-		wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, "synchronous_standby_names = ''")
-		o.AcceptUnlimitedSlot, o.RestoreCommand = false, "cp /archive/%f %p"
-		r = source.Check(t.Context(), o)
-		wantFinding(t, r, "replication_slots", pgbough.FindingOK, "archive")
-		wantFinding(t, r, "max_slot_wal_keep_size", "")
-	})
+	p := pgtest.Start(t, pgtest.Options{Conf: map[string]string{
+		"wal_level": "minimal", "max_wal_senders": "0", "max_slot_wal_keep_size": "-1", "full_page_writes": "off",
+		"max_replication_slots": "0", "synchronous_standby_names": "FIRST 1 (PGBough, other)",
+	}})
+	p.Exec(t, "postgres", `CREATE ROLE "odd Role" LOGIN`)
+	o := source.CheckOptions{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user='odd Role' dbname=postgres sslmode=disable", p.Port), PoolFree: 1 << 20, SlotName: "x"}
+	r := source.Check(t.Context(), o)
+	if r.OK() {
+		t.Error("a bad production is OK")
+	}
+	apply(t, p, wantFinding(t, r, "replication_role", pgbough.FindingFail, `ALTER ROLE "odd Role" REPLICATION;`).Fix)
+	apply(t, p, wantFinding(t, r, "read_settings", pgbough.FindingFail, `GRANT pg_read_all_settings TO "odd Role";`).Fix)
+	apply(t, p, wantFinding(t, r, "wal_level", pgbough.FindingFail, "restart").Fix)
+	apply(t, p, wantFinding(t, r, "walsenders", pgbough.FindingFail, "0 of 0", "restart").Fix)
+	apply(t, p, wantFinding(t, r, "max_slot_wal_keep_size", pgbough.FindingFail, "'10240MB'").Fix)
+	apply(t, p, wantFinding(t, r, "full_page_writes", pgbough.FindingWarn).Fix)
+	apply(t, p, wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, `FIRST 1 ("other")`).Fix)
+	apply(t, p, wantFinding(t, r, "replication_slots", pgbough.FindingFail, "max_replication_slots").Fix)
+	wantFinding(t, r, "replication_connection", pgbough.FindingSkip, `host replication "odd Role" 127.0.0.1/32 scram-sha-256`)
+	wantFinding(t, r, "pool_space", pgbough.FindingFail, "pgbough pool resize")
+	p.Restart(t)
+	o.PoolFree = 100 << 30
+	if r = source.Check(t.Context(), o); !r.OK() {
+		t.Errorf("after all fixes: %+v", r.Findings)
+	}
+	p.Exec(t, "postgres", "ALTER SYSTEM SET max_slot_wal_keep_size = -1")
+	p.Exec(t, "postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
+	p.Exec(t, "postgres", "SELECT pg_reload_conf(), pg_sleep(0.3)")
+	o.AcceptUnlimitedSlot = true
+	r = source.Check(t.Context(), o)
+	wantFinding(t, r, "max_slot_wal_keep_size", pgbough.FindingWarn, "accepted")
+	wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, "synchronous_standby_names = ''")
+	o.AcceptUnlimitedSlot, o.RestoreCommand = false, "cp /archive/%f %p"
+	r = source.Check(t.Context(), o)
+	wantFinding(t, r, "replication_slots", pgbough.FindingOK, "archive")
+	wantFinding(t, r, "max_slot_wal_keep_size", "")
 }
 
 // The printed line of pg_hba.conf lets the connection in that was refused.

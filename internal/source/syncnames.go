@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -29,11 +30,14 @@ func parseSyncNames(value string) (syncNames, error) {
 		} else {
 			s.method = "FIRST" // "2 (a, b)", as before Postgres 10
 		}
-		if len(head) != 1 || s.method != "FIRST" && s.method != "ANY" || words[len(words)-1].text != ")" {
+		if len(head) != 1 || !isNumber(head[0]) || s.method != "FIRST" && s.method != "ANY" || words[len(words)-1].text != ")" {
 			return syncNames{}, fmt.Errorf("synchronous_standby_names %q is malformed", value)
 		}
 		s.number = head[0].text
 		list = words[open+1 : len(words)-1]
+	}
+	if len(list)%2 == 0 {
+		return syncNames{}, fmt.Errorf("synchronous_standby_names %q is malformed", value)
 	}
 	for i, w := range list {
 		if comma := !w.quoted && w.text == ","; comma != (i%2 == 1) {
@@ -94,6 +98,11 @@ func indexWord(words []syncWord, text string) int {
 		}
 	}
 	return -1
+}
+
+func isNumber(w syncWord) bool {
+	_, err := strconv.Atoi(w.text)
+	return err == nil && !w.quoted
 }
 
 func containsFold(list []string, s string) bool {

@@ -354,7 +354,8 @@ func production(t *testing.T, o pgtest.Options) *pgtest.Server {
 		CREATE ROLE app LOGIN PASSWORD 'sekret-of-app';
 		CREATE TABLE acked (n bigint PRIMARY KEY, at timestamptz DEFAULT clock_timestamp());
 		ALTER TABLE acked OWNER TO app;
-		CREATE SEQUENCE numbers OWNED BY acked.n;`)
+		GRANT CREATE ON SCHEMA public TO app;
+		CREATE SEQUENCE numbers;`)
 	return p
 }
 
