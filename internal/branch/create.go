@@ -8,11 +8,9 @@ import (
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/catalog"
-	"github.com/pgbough/pgbough/internal/credential"
 	"github.com/pgbough/pgbough/internal/follower"
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/postgres"
-	"github.com/pgbough/pgbough/internal/quarantine"
 	"github.com/pgbough/pgbough/internal/source"
 	"github.com/pgbough/pgbough/internal/volume"
 )
@@ -22,6 +20,7 @@ type createState struct {
 	VolumeID string            `json:"volume_id,omitempty"` // of the spare that becomes the branch
 	Asked    pgbough.LSN       `json:"asked,omitempty"`     // production's position after the request
 	AskedAt  time.Time         `json:"asked_at,omitzero"`
+	Timeline uint32            `json:"timeline,omitempty"` // production's, with Asked
 	Cut      *follower.Cut     `json:"cut,omitempty"`
 	Settings []pgbough.Setting `json:"settings,omitempty"` // production's, read with Asked
 }
@@ -79,6 +78,7 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 
 // dropTaken removes the spare that was taken for a branch that will not be.
 func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
+	s.closeQuarantine(ctx, r.State.VolumeID)
 	if f, err := s.followerOf(r.ProjectID); err == nil && r.State.VolumeID != "" {
 		if err := f.KillSpare(ctx, r.State.VolumeID); err != nil {
 			return err
@@ -124,7 +124,7 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
-	r.State.Asked, r.State.AskedAt = m.LSN, m.Time
+	r.State.Asked, r.State.AskedAt, r.State.Timeline = m.LSN, m.Time, m.Timeline
 	spare, err := s.taken(ctx, r, m.Settings)
 	if err != nil {
 		return err
@@ -132,6 +132,9 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
+	opened := make(chan struct{})
+	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
+	defer func() { <-opened }()
 	if err := spare.WaitReplay(ctx, m.LSN); err != nil {
 		f, ferr := s.followerOf(r.ProjectID)
 		if ferr == nil && errors.Is(err, context.DeadlineExceeded) {
@@ -183,12 +186,19 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
+	// The manifest is written meanwhile: from the promotion on the volume is the branch's.
+	marked := make(chan error, 1)
+	go func() { marked <- s.pool.SetRole(ctx, r.State.VolumeID, volume.RoleBranch, r.BranchID) }()
 	cut, err := spare.Promote(ctx)
-	if err != nil {
+	if err := errors.Join(err, <-marked); err != nil {
 		return err
 	}
 	if cut.LSN < r.State.Asked {
 		return pgbough.Errorf(pgbough.EInternal, "the branch was cut at %s, before production's position %s", cut.LSN, r.State.Asked)
+	}
+	if cut.Parent != r.State.Timeline {
+		return pgbough.Errorf(pgbough.ELocked, "production changed to timeline %d (a failover), and the spare was still on %d", r.State.Timeline, cut.Parent).
+			WithHint("try again; pgbough status shows when the follower has followed")
 	}
 	if cut.Time.IsZero() {
 		cut.Time = r.State.AskedAt
@@ -219,7 +229,7 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
-	report, err := quarantine.Run(ctx, s.quarantineOptions(p, spare.Server))
+	report, err := s.runQuarantine(ctx, p, spare.Server)
 	if err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
@@ -243,48 +253,8 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	})
 }
 
-func (s *Service) quarantineOptions(p pgbough.Project, server *postgres.Server) quarantine.Options {
-	return quarantine.Options{Config: server.ConnConfig, Major: p.Source.Major, Secret: s.secret, Log: s.log}
-}
-
-// secret is a fresh password with its verifier.
-func (s *Service) secret() (quarantine.Secret, error) {
-	select {
-	case secret := <-s.secrets:
-		return secret, nil
-	default:
-		return newSecret()
-	}
-}
-
-func newSecret() (quarantine.Secret, error) {
-	password := credential.NewPassword()
-	verifier, err := credential.NewSCRAM(password, scramIterations)
-	return quarantine.Secret{Password: password, Verifier: verifier}, err
-}
-
-// makeSecrets has passwords ready: each costs about a millisecond of hashing,
-// which a branch with many roles should not wait for.
-func (s *Service) makeSecrets() {
-	for {
-		secret, err := newSecret()
-		if err != nil {
-			s.log.ErrorContext(s.ctx, "a password cannot be made", "err", err)
-			return
-		}
-		select {
-		case s.secrets <- secret:
-		case <-s.ctx.Done():
-			return
-		}
-	}
-}
-
 // publish makes the spare the branch: its volume and its Postgres change hands.
 func (s *Service) publish(ctx context.Context, r *createRun) error {
-	if err := s.pool.SetRole(ctx, r.State.VolumeID, volume.RoleBranch, r.BranchID); err != nil {
-		return err
-	}
 	p, err := s.catalog.Project(ctx, r.ProjectID)
 	if err != nil {
 		return err

@@ -33,9 +33,69 @@ func (s *Service) reconcile(ctx context.Context) error {
 	if err := s.engine.Resume(ctx); err != nil {
 		return fmt.Errorf("resume operations: %w", err)
 	}
+	if err := s.finishRequests(ctx, projects); err != nil {
+		return err
+	}
 	for _, p := range projects {
 		if p.State == pgbough.ProjectActive {
 			s.startKeeper(p.ID)
+		}
+	}
+	return nil
+}
+
+// finishRequests cleans up after a server that ended between two rows of one
+// request: a branch or project without the operation that should make or remove
+// it, and a spare whose refill or discard was never begun. Nobody was told of them.
+func (s *Service) finishRequests(ctx context.Context, projects []pgbough.Project) error {
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	busy := map[string]bool{} // projects, branches, volumes and operations that something works on
+	for _, op := range ops {
+		busy[op.ID], busy[op.BranchID], busy[volumeOf(op)] = true, true, true
+		if op.Kind == "attach_project" || op.Kind == "delete_project" {
+			busy[op.ProjectID] = true
+		}
+	}
+	for _, p := range projects {
+		if busy[p.ID] {
+			continue
+		}
+		if p.State != pgbough.ProjectActive {
+			if _, err := s.engine.Start(ctx, "delete_project", operation.Request{ProjectID: p.ID}); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.finishRows(ctx, p, busy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) finishRows(ctx context.Context, p pgbough.Project, busy map[string]bool) error {
+	branches, err := s.catalog.Branches(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	for _, b := range branches {
+		if b.State == pgbough.BranchReady || busy[b.ID] {
+			continue
+		}
+		if _, err := s.engine.Start(ctx, "delete_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: deleteState{}}); err != nil {
+			return err
+		}
+	}
+	spares, err := s.catalog.Spares(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	for _, sp := range spares {
+		if sp.State != pgbough.SpareReady && !busy[sp.VolumeID] {
+			s.discardLater(ctx, p.ID, sp.VolumeID)
 		}
 	}
 	return nil

@@ -69,6 +69,7 @@ type Service struct {
 	knownSettings map[int]postgres.Known // by major version
 
 	secrets chan quarantine.Secret // made ahead
+	opened  sync.Map               // *quarantine.Quarantine by volume id
 }
 
 // Open makes the service, and brings everything to what the catalog says:

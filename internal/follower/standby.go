@@ -48,6 +48,7 @@ type Cut struct {
 	LSN      pgbough.LSN // the switch point in its timeline's history file
 	Time     time.Time   // commit stamp of the last transaction before it
 	Timeline uint32      // its own
+	Parent   uint32      // the timeline that it left
 }
 
 // start starts a standby on cfg that streams through dial, or takes over the
@@ -227,7 +228,8 @@ func (s *Standby) cut(ctx context.Context) (Cut, error) {
 	if _, err := fmt.Sscanf(name, "%08X", &cut.Timeline); err != nil {
 		return Cut{}, fmt.Errorf("read the timeline in %q: %w", name, err)
 	}
-	cut.LSN = history[len(history)-1].SwitchLSN
+	last := history[len(history)-1]
+	cut.LSN, cut.Parent = last.SwitchLSN, last.Timeline
 	if at != nil {
 		cut.Time = *at
 	}

@@ -86,19 +86,21 @@ func causeOf(err error) string {
 func (a *api) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			p := recover()
-			if p == nil {
-				return
+			if p := recover(); p != nil {
+				a.panicked(w, r, p)
 			}
-			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				panic(p) // net/http's own way to cut a connection
-			}
-			a.log.ErrorContext(r.Context(), "request handler panicked", "request_id", w.Header().Get(requestIDHeader),
-				"method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			a.writeError(w, r, fmt.Errorf("handler panicked: %v", p))
 		}()
 		next.ServeHTTP(w, r)
 	})
+}
+
+func (a *api) panicked(w http.ResponseWriter, r *http.Request, p any) {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(p) // net/http's own way to cut a connection
+	}
+	a.log.ErrorContext(r.Context(), "request handler panicked", "request_id", w.Header().Get(requestIDHeader),
+		"method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	a.writeError(w, r, fmt.Errorf("handler panicked: %v", p))
 }
 
 // writeJSON never returns an error that the caller could tell the client:

@@ -58,7 +58,14 @@ const (
 	fixKey = "br-calm-fox-a1b2c3d4"
 )
 
-func (s *server) request(t *testing.T, method, path, body string, header ...string) *http.Response {
+// answer is an answer that was read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (s *server) request(t *testing.T, method, path, body string, header ...string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.url+"/api/v2"+path, strings.NewReader(body))
 	if err != nil {
@@ -72,24 +79,24 @@ func (s *server) request(t *testing.T, method, path, body string, header ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = res.Body.Close() })
-	return res
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{res.StatusCode, res.Header, b}
 }
 
 // call makes a request, checks its status and returns its JSON.
 func (s *server) call(t *testing.T, method, path, body string, want int) map[string]any {
 	t.Helper()
 	res := s.request(t, method, path, body)
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.StatusCode != want {
-		t.Fatalf("%s %s: got %d, want %d: %s", method, path, res.StatusCode, want, b)
+	if res.status != want {
+		t.Fatalf("%s %s: got %d, want %d: %s", method, path, res.status, want, res.body)
 	}
 	var out map[string]any
-	if err := json.Unmarshal(b, &out); err != nil {
-		t.Fatalf("%s %s: %v: %s", method, path, err, b)
+	if err := json.Unmarshal(res.body, &out); err != nil {
+		t.Fatalf("%s %s: %v: %s", method, path, err, res.body)
 	}
 	return out
 }
@@ -379,7 +386,7 @@ func TestErrors(t *testing.T) {
 				s.Fail["Branches"] = cause
 			}
 			res := s.request(t, "GET", shop+"/branches", "")
-			b, _ := io.ReadAll(res.Body)
+			b := res.body
 			var got struct {
 				RequestID string `json:"request_id"`
 				Code      string
@@ -389,8 +396,8 @@ func TestErrors(t *testing.T) {
 			if err := json.Unmarshal(b, &got); err != nil {
 				t.Fatal(err)
 			}
-			if res.StatusCode != c.status || got.RequestID == "" || got.RequestID != res.Header.Get("X-Request-Id") {
-				t.Errorf("%d: %s", res.StatusCode, b)
+			if res.status != c.status || got.RequestID == "" || got.RequestID != res.header.Get("X-Request-Id") {
+				t.Errorf("%d: %s", res.status, b)
 			}
 			if c.code != "" && (got.Message != "what happened" || got.Hint != "what to do" || got.Code != string(c.code)) {
 				t.Errorf("%s", b)
@@ -401,7 +408,7 @@ func TestErrors(t *testing.T) {
 			if c.status == 500 && (!strings.Contains(s.log.String(), "private cause") || !strings.Contains(s.log.String(), got.RequestID)) {
 				t.Errorf("the cause is not logged: %s", s.log)
 			}
-			if retry := res.Header.Get("Retry-After"); (retry != "") != (c.status == 423 || c.status == 503) {
+			if retry := res.header.Get("Retry-After"); (retry != "") != (c.status == 423 || c.status == 503) {
 				t.Errorf("Retry-After %q", retry)
 			}
 		})
@@ -429,18 +436,18 @@ func TestFailedOperation(t *testing.T) {
 func TestWhoMayAsk(t *testing.T) {
 	s := withShop(t)
 	for name, header := range map[string]string{"none": "", "wrong": "Bearer wrong", "basic": "Basic " + key, "bare": key} {
-		if res := s.request(t, "GET", "/projects", "", "Authorization", header); res.StatusCode != 401 {
-			t.Errorf("%s: %d", name, res.StatusCode)
+		if res := s.request(t, "GET", "/projects", "", "Authorization", header); res.status != 401 {
+			t.Errorf("%s: %d", name, res.status)
 		}
-		if res := s.request(t, "GET", "/nothing", "", "Authorization", header); res.StatusCode != 401 {
-			t.Errorf("%s: a route that is not there: %d", name, res.StatusCode)
+		if res := s.request(t, "GET", "/nothing", "", "Authorization", header); res.status != 401 {
+			t.Errorf("%s: a route that is not there: %d", name, res.status)
 		}
 	}
-	if res := s.request(t, "GET", "/projects", "", "Authorization", "bearer  "+key); res.StatusCode != 200 {
-		t.Errorf("scheme in lower case: %d", res.StatusCode)
+	if res := s.request(t, "GET", "/projects", "", "Authorization", "bearer  "+key); res.status != 200 {
+		t.Errorf("scheme in lower case: %d", res.status)
 	}
-	if res := s.request(t, "DELETE", fix, "", "Origin", "https://elsewhere.test"); res.StatusCode != 400 {
-		t.Errorf("a page of another site may delete: %d", res.StatusCode)
+	if res := s.request(t, "DELETE", fix, "", "Origin", "https://elsewhere.test"); res.status != 400 {
+		t.Errorf("a page of another site may delete: %d", res.status)
 	}
 	if s.Calls["DeleteBranch"] != 0 {
 		t.Error("the service was asked")
@@ -466,11 +473,19 @@ func TestRequestsThatCannotBe(t *testing.T) {
 func TestLog(t *testing.T) {
 	s := withShop(t)
 	s.LogText, s.LogMore = "first\n", "second\n"
-	res := s.request(t, "GET", fix+"/logs", "")
-	if b, err := io.ReadAll(res.Body); err != nil || string(b) != "first\n" {
-		t.Errorf("%q, %v", b, err)
+	if res := s.request(t, "GET", fix+"/logs", ""); string(res.body) != "first\n" {
+		t.Errorf("%q", res.body)
 	}
-	res = s.request(t, "GET", fix+"/logs?follow=true", "")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/v2"+fix+"/logs?follow=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
 	got := make([]byte, len("first\nsecond\n"))
 	if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != "first\nsecond\n" {
 		t.Errorf("%q, %v", got, err)

@@ -30,6 +30,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			for _, at := range []string{"before", "done", "saved"} {
 				place := fmt.Sprintf("%s/%s/%s", kind, step, at)
 				t.Run(place, func(t *testing.T) {
+					defer func(outer *testing.T) { s.t = outer }(s.t)
 					s.t = t
 					name := strings.NewReplacer("/", "-", "_", "-").Replace(place)
 					s.waitSpare()
@@ -69,7 +70,6 @@ func TestKillAtEveryStep(t *testing.T) {
 			}
 		}
 	}
-	s.t = t
 }
 
 // stopKeepingPostgres kills the server; every Postgres stays for the next one.

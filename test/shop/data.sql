@@ -60,13 +60,4 @@ INSERT INTO events (at, kind, order_id, data)
 SELECT placed_at, 'order.' || status, id, jsonb_build_object('customer', customer_id, 'total', total)
 FROM orders;
 
-REFRESH MATERIALIZED VIEW revenue_by_category;
-
--- History happened without them; from now on they run.
-CREATE TRIGGER take_from_stock AFTER INSERT ON order_items
-    FOR EACH ROW EXECUTE FUNCTION take_from_stock();
-CREATE TRIGGER record_status AFTER INSERT OR UPDATE OF status ON orders
-    FOR EACH ROW EXECUTE FUNCTION record_status();
-
-ANALYZE;
 RESET max_parallel_workers_per_gather;

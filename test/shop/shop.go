@@ -21,6 +21,9 @@ var schema string
 //go:embed data.sql
 var data string
 
+//go:embed rules.sql
+var rules string
+
 // Load makes the schema and its data in the empty database of conn. Scale 1 is
 // about 200 MB; the same scale gives the same rows every time.
 func Load(ctx context.Context, conn *pgx.Conn, scale float64) error {
@@ -32,7 +35,7 @@ func Load(ctx context.Context, conn *pgx.Conn, scale float64) error {
 		return fmt.Errorf("load the shop: %w", err)
 	}
 	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing
-	for _, part := range []struct{ name, sql string }{{"schema", schema}, {"data", data}} {
+	for _, part := range []struct{ name, sql string }{{"schema", schema}, {"data", data}, {"rules", rules}} {
 		if _, err := tx.Exec(ctx, part.sql); err != nil {
 			return fmt.Errorf("load the %s of the shop: %w", part.name, err)
 		}
