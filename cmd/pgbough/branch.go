@@ -68,7 +68,7 @@ asked, the command fails, unless --max-lag allows a state that is older.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from (default: production)")
+	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
 	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d")
 	cmd.Flags().StringVar(&maxLag, "max-lag", "", "allow a state that is so much older than now, such as 30s")
 	cmd.Flags().BoolVar(&reuse, "reuse", false, "take the branch of this name if there is one")

@@ -23,7 +23,7 @@ func (f *sourceFlags) add(cmd *cobra.Command) {
 }
 
 func (f *sourceFlags) addFollowing(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.restoreCommand, "restore-command", "", "read production's WAL archive with this restore_command and use no replication slot")
+	cmd.Flags().StringVar(&f.restoreCommand, "restore-command", "", "read production's WAL archive instead of a slot (not in this version: attach refuses it)")
 	cmd.Flags().BoolVar(&f.acceptUnlimitedSlot, "accept-unlimited-slot", false, "use a slot although max_slot_wal_keep_size is -1: production's disk may fill up while the server is down")
 }
 

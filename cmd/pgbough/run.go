@@ -62,7 +62,7 @@ passed on to the command. If run itself is killed, the server deletes the branch
 125 if pgbough failed, 126 if the command cannot be executed, 127 if it is not
 found.
 `)
-	cmd.Flags().StringVar(&r.parent, "parent", "", "the branch to branch from (default: production)")
+	cmd.Flags().StringVar(&r.parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
 	g.addProject(cmd)
 	return cmd
 }

@@ -34,11 +34,11 @@ const (
 )
 
 type serverCommand struct {
-	data, api, pool        string
-	poolSize, poolReserve  string
-	sparse, debug          bool
-	uid, spares            int
-	sharedBuffers, logPath string
+	data, api, pool       string
+	poolSize, poolReserve string
+	sparse, debug         bool
+	uid, spares           int
+	sharedBuffers         string
 }
 
 // newServerCommand is `pgbough server`: the one process that does everything.
@@ -60,7 +60,7 @@ out below the branches.`,
 		Example: `  pgbough server --data /var/lib/pgbough
   pgbough server --data /var/lib/pgbough --pool reflink:/srv/xfs/pgbough --spares 2`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), cmd) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.data, "data", envOr("PGBOUGH_DATA", "/var/lib/pgbough"), "data directory (PGBOUGH_DATA)")
@@ -83,7 +83,7 @@ func envOr(name, otherwise string) string {
 	return otherwise
 }
 
-func (c *serverCommand) run(cmd *cobra.Command) error {
+func (c *serverCommand) run(ctx context.Context, cmd *cobra.Command) error {
 	if os.Geteuid() != 0 {
 		return pgbough.Errorf(pgbough.EInvalid, "the server needs root: it mounts the pool and starts Postgres in sandboxes as another user").
 			WithHint("run it with sudo, or from the systemd unit")
@@ -94,7 +94,7 @@ func (c *serverCommand) run(cmd *cobra.Command) error {
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	// A stop that comes while the server still starts ends that start.
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	s, err := c.open(ctx, log)
 	if err != nil {
@@ -206,7 +206,7 @@ func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger
 			_ = api.Close() // long requests are not waited for
 		}
 	})
-	fmt.Fprintf(cmd.OutOrStdout(), "ready api=http://%s\n", s.listener.Addr())
+	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=http://%s\n", s.listener.Addr())
 	log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "version", version)
 	if err := g.Run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API: %w", err)

@@ -18,6 +18,7 @@ import (
 // createState is what create_branch remembers between its steps.
 type createState struct {
 	VolumeID string            `json:"volume_id,omitempty"` // of the spare that becomes the branch
+	MaxLag   time.Duration     `json:"max_lag,omitempty"`   // how old a state the request accepts when production cannot be asked
 	Asked    pgbough.LSN       `json:"asked,omitempty"`     // production's position after the request
 	AskedAt  time.Time         `json:"asked_at,omitzero"`
 	Timeline uint32            `json:"timeline,omitempty"` // production's, with Asked
@@ -121,6 +122,9 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	ctx, cancel := context.WithTimeout(ctx, short)
 	defer cancel()
 	m, err := s.now(ctx, r.ProjectID)
+	if pgbough.ErrorCode(err) == pgbough.EUnreachable && r.State.MaxLag > 0 {
+		m, err = s.lately(ctx, r.ProjectID, r.State.MaxLag, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -173,6 +177,23 @@ func (s *Service) now(ctx context.Context, projectID string) (source.Moment, err
 			WithHint("point it back with: pgbough source set %s --source CONNSTR", p.Name)
 	}
 	return m, nil
+}
+
+// lately is the newest moment that production has told and the follower has
+// replayed, if that is no older than maxLag; else the error that now gave.
+func (s *Service) lately(ctx context.Context, projectID string, maxLag time.Duration, cause error) (source.Moment, error) {
+	f, err := s.followerOf(projectID)
+	if err != nil {
+		return source.Moment{}, err
+	}
+	st := f.Status()
+	if st.AskedAt.IsZero() || time.Since(st.AskedAt) > maxLag || st.Replay < st.SourceLSN {
+		return source.Moment{}, cause
+	}
+	p, err := s.catalog.Project(ctx, projectID)
+	return source.Moment{
+		LSN: st.SourceLSN, Time: st.AskedAt, SystemID: p.Source.SystemID, Timeline: st.Timeline, Settings: fromNouns(p.Source.Settings),
+	}, err
 }
 
 // promote cuts the spare from production and gives it a timeline of its own.

@@ -237,8 +237,8 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 		return none, pgbough.Errorf(pgbough.ELocked, "project %s is %s", p.Name, p.State).WithHint("pgbough ops shows how far it is")
 	}
 	if req.Reuse {
-		if b, err := s.catalog.Branch(ctx, p.ID, req.Name); err == nil && b.State == pgbough.BranchReady {
-			return pgbough.Created{Branch: s.view(ctx, p, b)}, nil
+		if created, ok, err := s.reuse(ctx, p, req.Name); ok || err != nil {
+			return created, err
 		}
 	}
 	parent, err := s.parentOf(ctx, p, req.Parent)
@@ -258,11 +258,34 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 	if err := s.catalog.CreateBranch(ctx, b); err != nil {
 		return none, err
 	}
-	op, err := s.engine.Start(ctx, "create_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: createState{}})
+	op, err := s.engine.Start(ctx, "create_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag}})
 	if err != nil {
 		return none, errors.Join(err, s.catalog.DeleteBranch(ctx, b.ID))
 	}
 	return pgbough.Created{Branch: s.view(ctx, p, b), Operation: op}, nil
+}
+
+// reuse finds the branch of that name that is there or is being made.
+func (s *Service) reuse(ctx context.Context, p pgbough.Project, name string) (created pgbough.Created, ok bool, err error) {
+	b, err := s.catalog.Branch(ctx, p.ID, name)
+	switch {
+	case pgbough.ErrorCode(err) == pgbough.ENotFound:
+		return created, false, nil
+	case err != nil:
+		return created, false, err
+	case b.State == pgbough.BranchReady:
+		return pgbough.Created{Branch: s.view(ctx, p, b)}, true, nil
+	}
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return created, false, err
+	}
+	for _, op := range ops {
+		if op.BranchID == b.ID && op.Kind == "create_branch" {
+			return pgbough.Created{Branch: s.view(ctx, p, b), Operation: op}, true, nil
+		}
+	}
+	return created, false, nil // it is going away
 }
 
 func (s *Service) parentOf(ctx context.Context, p pgbough.Project, name string) (pgbough.Branch, error) {

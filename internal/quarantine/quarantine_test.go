@@ -114,7 +114,7 @@ func (w *world) fill(t *testing.T) {
 	p.Exec(t, "shop", "CREATE SUBSCRIPTION sub CONNECTION '"+conninfo+" password="+secret("sub")+"' PUBLICATION feed WITH (slot_name = 'shop_sub')")
 	p.Exec(t, "shop", "COMMENT ON SUBSCRIPTION sub IS 'orders'; CREATE PUBLICATION ours FOR ALL TABLES")
 	eventually(t, "the subscription is in sync", func() bool { return p.Value(t, "shop", "SELECT string_agg(srsubstate::text, '') FROM pg_subscription_rel") == "r" })
-	p.Exec(t, "shop", "CREATE ROLE boss SUPERUSER; ALTER SUBSCRIPTION sub OWNER TO boss")
+	p.Exec(t, "shop", "CREATE ROLE boss SUPERUSER LOGIN; ALTER SUBSCRIPTION sub OWNER TO boss")
 	p.Exec(t, "shop", "SELECT pg_create_physical_replication_slot('standby', true), pg_create_logical_replication_slot('cdc', 'pgoutput')")
 	if w.cron {
 		p.Exec(t, "shop", "CREATE EXTENSION pg_cron; CREATE TABLE ran (at timestamptz); SELECT cron.schedule('mark', '* * * * *', 'INSERT INTO ran VALUES (now())')")
@@ -300,7 +300,7 @@ func (w *world) checkReport(t *testing.T, report quarantine.Report) {
 	for _, r := range report.Roles {
 		names = append(names, r.Name)
 	}
-	if want := []string{"app", "guest", "postgres"}; !slices.Equal(names, want) {
+	if want := []string{"app", "boss", "guest", "postgres"}; !slices.Equal(names, want) {
 		t.Errorf("roles %v, want %v", names, want)
 	}
 	var got []string
@@ -321,7 +321,7 @@ func (w *world) checkReport(t *testing.T, report quarantine.Report) {
 			want = append(want, "foreign_server "+db+" "+name+" cut off")
 		}
 	}
-	want = append(want, "password  3 login roles replaced", "prepared_transaction shop it's open rolled back", "replication_slot  standby dropped", "replication_slot shop cdc dropped")
+	want = append(want, "password  4 login roles replaced", "prepared_transaction shop it's open rolled back", "replication_slot  standby dropped", "replication_slot shop cdc dropped")
 	if w.cron {
 		want = append(want, "scheduled_job shop cron.job: job 1 disabled", "sequence  4 sequences may be ahead")
 	} else {

@@ -5,8 +5,8 @@
 // starts the postmaster as pid 2, waits for it and ends; when pid 1 ends, the
 // kernel ends the rest, so nothing outlives the postmaster. (The postmaster is
 // not pid 1 itself: it would become the parent of every orphan, and
-// postmaster.c takes an unknown child that was killed by a signal for a
-// crashed backend and ends every session.)
+// postmaster.c takes an unknown child that ends with a signal, or a status other
+// than 0 or 1, for a crashed backend and ends every session.)
 //
 // What is inside:
 //

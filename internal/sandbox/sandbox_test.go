@@ -416,7 +416,7 @@ func TestNothingOutlivesThePostmaster(t *testing.T) {
 }
 
 // TestOrphans is why the postmaster is not pid 1: an orphan that dies of a
-// signal would be taken for a crashed backend, and end every session.
+// signal or with status 7 would be taken for a crashed backend, and end every session.
 func TestOrphans(t *testing.T) {
 	l := newLauncher(t)
 	s := newSpec(t, l)

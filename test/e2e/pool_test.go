@@ -1,0 +1,501 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgbough/pgbough/internal/pgtest"
+)
+
+// volumeJSON is one of `pool --json`.
+type volumeJSON struct {
+	ID     string `json:"id"`
+	Role   string `json:"role"`
+	Branch string `json:"branch"`
+	Known  bool   `json:"known"`
+}
+
+func (s *server) volumes() []volumeJSON {
+	s.t.Helper()
+	var p struct {
+		Pool struct {
+			Volumes []volumeJSON `json:"volumes"`
+		} `json:"pool"`
+	}
+	s.json(&p, "pool")
+	return p.Pool.Volumes
+}
+
+// postmasters are the postmasters of this server's volumes, by volume id. They
+// are looked for on the machine, not asked of the server: its sandboxes show
+// the volume in cluster_name and have this data directory's file system as /pgdata.
+func (s *server) postmasters() map[string][]int {
+	s.t.Helper()
+	var pool unix.Stat_t
+	if err := unix.Stat(filepath.Join(s.data(), "pool"), &pool); err != nil {
+		return nil
+	}
+	found := map[string][]int{}
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		b, _ := os.ReadFile(path)
+		args := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+		if filepath.Base(args[0]) != "postgres" {
+			continue
+		}
+		_, id, ok := strings.Cut(args[len(args)-1], "cluster_name=pgbough/")
+		var pid int
+		if _, err := fmt.Sscanf(path, "/proc/%d/cmdline", &pid); err != nil || !ok {
+			continue
+		}
+		var data unix.Stat_t
+		if err := unix.Stat(fmt.Sprintf("/proc/%d/root/pgdata", pid), &data); err == nil && data.Dev == pool.Dev {
+			found[id] = append(found[id], pid)
+		}
+	}
+	return found
+}
+
+// killPostgres kills the postmaster on a volume, and with it its sandbox.
+func (s *server) killPostgres(volume string) {
+	s.t.Helper()
+	pids := s.postmasters()[volume]
+	if len(pids) != 1 {
+		s.t.Fatalf("%d postmasters run on volume %s, want 1", len(pids), volume)
+	}
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// killAll kills the server and every Postgres of it.
+func (s *server) killAll() {
+	s.t.Helper()
+	s.kill()
+	for _, pids := range s.postmasters() {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for len(s.postmasters()) > 0 {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("killed Postgres still run: %v", s.postmasters())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (s *server) volumeOf(branch string) string {
+	s.t.Helper()
+	var b branchJSON
+	s.json(&b, "branch", "get", branch)
+	return filepath.Base(b.Branch.Path)
+}
+
+// oneEach checks that on each volume runs at most one Postgres, and none on a
+// volume that the server does not know.
+func (s *server) oneEach() {
+	s.t.Helper()
+	known := map[string]bool{}
+	for _, v := range s.volumes() {
+		known[v.ID] = v.Known
+	}
+	for id, pids := range s.postmasters() {
+		if len(pids) != 1 {
+			s.t.Errorf("%d postmasters run on volume %s", len(pids), id)
+		}
+		if !known[id] {
+			s.t.Errorf("a Postgres runs on volume %s, which the server does not know", id)
+		}
+	}
+}
+
+// nothingLost waits until the server has come to rest, and checks that it has
+// exactly what it should: all volumes known, as many as branches and spares.
+func (s *server) nothingLost() {
+	s.t.Helper()
+	s.waitFollower(2*time.Minute, "streaming")
+	s.waitSpare()
+	s.settled("it all")
+	var problem string
+	s.eventually(time.Minute, "nothing is left over", func() bool {
+		var list struct {
+			Branches []struct {
+				Name         string `json:"name"`
+				CurrentState string `json:"current_state"`
+			} `json:"branches"`
+		}
+		s.json(&list, "branch", "list")
+		problem = ""
+		branches := 0
+		for _, v := range s.volumes() {
+			if !v.Known {
+				problem = "volume " + v.ID + " (" + v.Role + ") is known to nobody"
+			}
+			if v.Role != "spare" {
+				branches++
+			}
+		}
+		for _, b := range list.Branches {
+			if b.CurrentState != "ready" {
+				problem = "branch " + b.Name + " is " + b.CurrentState
+			}
+		}
+		if branches != len(list.Branches) {
+			problem = fmt.Sprintf("%d volumes of branches, %d branches", branches, len(list.Branches))
+		}
+		return problem == ""
+	})
+	if problem != "" {
+		s.t.Error(problem)
+	}
+	s.oneEach()
+}
+
+// TestPoolFull fills the pool from inside a branch: the follower goes on, new
+// branches are refused with the numbers and what to do, and deleting the branch
+// makes everything work again.
+func TestPoolFull(t *testing.T) {
+	p := production(t, pgtest.Options{})
+	w := startWriter(t, p, "")
+	s := startServer(t, "--pool-size", "2GB", "--pool-reserve", "300MB")
+	s.attach(p)
+	s.must("branch", "create", "neighbour")
+	s.query("neighbour", "CREATE TABLE mine AS SELECT 1 AS a")
+	s.must("branch", "create", "greedy")
+	s.waitSpare()
+
+	r := s.cliFor(3*time.Minute, "psql", "greedy", "--", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c",
+		"CREATE TABLE fill (t text); ALTER TABLE fill ALTER t SET STORAGE PLAIN",
+		"-c", "INSERT INTO fill SELECT repeat(md5(i::text), 100) FROM generate_series(1, 3000000) i")
+	t.Logf("the greedy branch: exit %d: %s", r.code, strings.TrimSpace(r.err))
+	if r.code == 0 {
+		t.Error("a branch wrote more than the pool has")
+	}
+	b, _ := json.Marshal(s.status().Pool)
+	t.Logf("pool: %s", b)
+
+	// For a while: the follower must not stop.
+	for range 20 {
+		state, reason := s.follower()
+		if state != "streaming" {
+			t.Errorf("the follower is %s while the pool is full: %s", state, reason)
+			break
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	before := w.acked()
+	time.Sleep(time.Second)
+	if w.acked() == before {
+		t.Error("production has stopped")
+	}
+	for i := range 3 {
+		r = s.cliFor(60*time.Second, "branch", "create", fmt.Sprintf("too-much-%d", i))
+		t.Logf("branch create: exit %d: %s", r.code, strings.TrimSpace(r.err))
+		if r.code != 4 || !strings.Contains(r.err, "free") || !strings.Contains(r.err, "delete") {
+			t.Errorf("branch create on a full pool: exit %d, want 4, how much is free, and what to do\n%s", r.code, r.err)
+		}
+	}
+	if got := s.cliFor(30*time.Second, "psql", "neighbour", "--", "-XAtqc", "SELECT a FROM mine"); strings.TrimSpace(got.out) != "1" {
+		t.Errorf("the neighbour of a branch that filled the pool: exit %d\n%s%s", got.code, got.out, got.err)
+	}
+	s.must("branch", "delete", "greedy")
+	s.waitFollower(2*time.Minute, "streaming")
+	s.waitSpare()
+	s.branchIsNow("again", w)
+	if got := s.query("neighbour", "INSERT INTO mine VALUES (2); SELECT count(*) FROM mine"); got != "2" {
+		t.Errorf("rows of the neighbour: %s", got)
+	}
+}
+
+// TestKilled kills what can be killed, one after the other; each comes back, and
+// nothing that was acknowledged is lost.
+func TestKilled(t *testing.T) {
+	p := production(t, pgtest.Options{})
+	w := startWriter(t, p, "")
+	s := startServer(t)
+	s.attach(p)
+	s.must("branch", "create", "keep")
+	s.query("keep", "CREATE TABLE mine (n int)")
+	rows := 0
+	write := func() { // an acknowledged row of the branch
+		t.Helper()
+		s.query("keep", fmt.Sprintf("INSERT INTO mine VALUES (%d)", rows+1))
+		rows++
+	}
+	kept := func() {
+		s.t.Helper()
+		if got := s.query("keep", "SELECT count(*) = max(n) AND count(*) = "+fmt.Sprint(rows)+" FROM mine"); got != "t" {
+			s.t.Errorf("the branch lost rows that it had acknowledged")
+		}
+	}
+	run := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			outer := s.t
+			s.t = t
+			defer func() { s.t = outer }()
+			s.waitSpare()
+			write()
+			f(t)
+			kept()
+			s.nothingLost()
+		})
+	}
+
+	run("Compute", func(t *testing.T) {
+		volume := s.volumeOf("keep")
+		s.killPostgres(volume)
+		began := time.Now()
+		kept()
+		t.Logf("it answers again after %s", time.Since(began).Round(time.Millisecond))
+	})
+	run("Follower", func(t *testing.T) {
+		s.killPostgres(s.volumeOf("main"))
+		s.eventually(30*time.Second, "the follower runs again", func() bool { return len(s.postmasters()[s.volumeOf("main")]) == 1 })
+		s.waitFollower(time.Minute, "streaming")
+		s.branchIsNow("follower-killed", w)
+	})
+	run("Spare", func(t *testing.T) {
+		var spare string
+		for _, v := range s.volumes() {
+			if v.Role == "spare" {
+				spare = v.ID
+			}
+		}
+		s.killPostgres(spare)
+		s.branchIsNow("spare-killed", w)
+		s.eventually(time.Minute, "the killed spare is gone", func() bool {
+			for _, v := range s.volumes() {
+				if v.ID == spare {
+					return false
+				}
+			}
+			return true
+		})
+	})
+	run("ServerAtRandom", func(t *testing.T) {
+		s.killAtRandom(w, 10, func(i int) bool { return i%5 == 4 })
+	})
+	run("Reboot", func(t *testing.T) {
+		s.must("branch", "create", "over-reboot")
+		s.reboot()
+		s.waitFollower(2*time.Minute, "streaming")
+		if got := s.query("over-reboot", "SELECT count(*) = max(n) FROM acked"); got != "t" {
+			t.Error("the branch lost rows over a reboot")
+		}
+		s.branchIsNow("after-reboot", w)
+		s.must("branch", "delete", "over-reboot")
+	})
+	run("CatalogLost", func(t *testing.T) { s.loseCatalog() })
+}
+
+// killAtRandom kills the server at random moments while branches are made and
+// removed; where all tells so, every Postgres with it. What was acknowledged is
+// there afterwards.
+func (s *server) killAtRandom(w *writer, times int, all func(i int) bool) {
+	s.t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	s.t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	acked := map[string]int64{} // branches that were acknowledged, with the newest row before their request
+	for i := range times {
+		var mu sync.Mutex
+		var load sync.WaitGroup
+		stop := make(chan struct{})
+		load.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("r-%d-%d", i, n)
+				before := w.acked()
+				if r := s.cliFor(90*time.Second, "branch", "create", name); r.code == 0 {
+					mu.Lock()
+					acked[name] = before
+					mu.Unlock()
+				}
+				if n%2 == 1 {
+					old := fmt.Sprintf("r-%d-%d", i, n-1)
+					mu.Lock()
+					delete(acked, old) // whatever comes of it
+					mu.Unlock()
+					s.cliFor(90*time.Second, "branch", "delete", old)
+				}
+			}
+		})
+		time.Sleep(time.Duration(500+rnd.IntN(7000)) * time.Millisecond)
+		if all(i) {
+			s.killAll()
+		} else {
+			s.kill()
+		}
+		close(stop)
+		load.Wait()
+		s.start()
+		s.settled(fmt.Sprint("kill ", i))
+		for name, before := range acked {
+			r := s.cliFor(90*time.Second, "psql", name, "--", "-XAtqc", fmt.Sprintf("SELECT count(*) = max(n) AND max(n) >= %d FROM acked", before))
+			if strings.TrimSpace(r.out) != "t" {
+				s.t.Errorf("after kill %d, branch %s, which was acknowledged: exit %d: %s%s", i, name, r.code, r.out, r.err)
+			}
+		}
+		var list struct {
+			Branches []struct {
+				Name string `json:"name"`
+			} `json:"branches"`
+		}
+		s.json(&list, "branch", "list")
+		for _, b := range list.Branches {
+			if strings.HasPrefix(b.Name, "r-") {
+				s.must("branch", "delete", b.Name)
+			}
+		}
+		clear(acked)
+		s.nothingLost()
+	}
+}
+
+// reboot ends everything as a reboot does: processes, the mount, the loop device.
+func (s *server) reboot() {
+	s.t.Helper()
+	s.killAll()
+	pool, image := filepath.Join(s.data(), "pool"), filepath.Join(s.data(), "pool.img")
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := unix.Unmount(pool, 0)
+		if err == nil || err == unix.EINVAL {
+			break
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("unmount %s: %v", pool, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	out, err := exec.Command("losetup", "-j", image, "-n", "-O", "NAME").Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for dev := range strings.FieldsSeq(string(out)) {
+		if out, err := exec.Command("losetup", "-d", dev).CombinedOutput(); err != nil {
+			s.t.Logf("losetup -d %s: %v %s", dev, err, out) // the kernel may have detached it with the mount
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(s.data(), "run")); err != nil { // often a tmpfs
+		s.t.Fatal(err)
+	}
+	s.start()
+}
+
+// loseCatalog stops the server and takes its catalog away: it deletes nothing,
+// lists what it does not know, and removes that when it is told to. Then the old
+// catalog comes back with the volumes gone, which is not this test's.
+func (s *server) loseCatalog() {
+	s.t.Helper()
+	s.nothingLost()
+	before := s.volumes()
+	s.stop()
+	aside := filepath.Join(s.dir, "aside")
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	files, _ := filepath.Glob(filepath.Join(s.data(), "catalog.db*"))
+	move := func(from, to string) {
+		for _, f := range files {
+			if err := os.Rename(filepath.Join(from, filepath.Base(f)), filepath.Join(to, filepath.Base(f))); err != nil && !os.IsNotExist(err) {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	move(s.data(), aside)
+	s.start()
+	check := func(when string) {
+		s.t.Helper()
+		found := s.volumes()
+		if len(found) != len(before) {
+			s.t.Errorf("%s: %d volumes, there were %d", when, len(found), len(before))
+		}
+		for _, v := range found {
+			if v.Known {
+				s.t.Errorf("%s: volume %s is known to an empty catalog", when, v.ID)
+			}
+		}
+	}
+	check("after the catalog was lost")
+	time.Sleep(3 * time.Second)
+	check("some seconds later")
+	if r := s.cli("pool", "prune", "--dry-run"); r.code != 0 || strings.Count(r.out, "\n") < len(before) {
+		s.t.Errorf("pool prune --dry-run: exit %d, want all %d volumes\n%s%s", r.code, len(before), r.out, r.err)
+	}
+	if r := s.cli("pool", "prune"); r.code != 2 {
+		s.t.Errorf("pool prune without a terminal: exit %d, want 2\n%s%s", r.code, r.out, r.err)
+	}
+	check("after prune was not confirmed")
+
+	// The catalog that was away comes back: everything is there.
+	s.stop()
+	files, _ = filepath.Glob(filepath.Join(s.data(), "catalog.db*"))
+	for _, f := range files {
+		if err := os.Remove(f); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	files, _ = filepath.Glob(filepath.Join(aside, "catalog.db*"))
+	move(aside, s.data())
+	s.start()
+	s.nothingLost()
+	if got := len(s.volumes()); got < len(before) {
+		s.t.Errorf("%d volumes after the catalog came back, there were %d", got, len(before))
+	}
+}
+
+// TestPrune: volumes of a catalog that is lost for good go by prune, and only then.
+func TestPrune(t *testing.T) {
+	p := production(t, pgtest.Options{})
+	s := startServer(t)
+	s.attach(p)
+	s.must("branch", "create", "lost")
+	s.waitSpare()
+	s.settled("attach")
+	s.kill() // its Postgres run on
+	files, _ := filepath.Glob(filepath.Join(s.data(), "catalog.db*"))
+	for _, f := range files {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.start()
+	before := s.volumes()
+	if len(before) < 3 {
+		t.Errorf("volumes after the catalog was lost: %+v, want root, branch and spare", before)
+	}
+	if r := s.cli("pool", "prune", "--yes"); r.code != 4 {
+		t.Errorf("pool prune while Postgres runs on the volumes: exit %d, want 4\n%s%s", r.code, r.out, r.err)
+	}
+	if got := s.volumes(); len(got) != len(before) {
+		t.Errorf("%d volumes are left of %d although prune was refused", len(got), len(before))
+	}
+	s.killAll()
+	s.start()
+	s.must("pool", "prune", "--yes")
+	if got := s.volumes(); len(got) > 0 {
+		t.Errorf("volumes left after prune: %+v", got)
+	}
+	// The pool is of use for a new start.
+	p.Exec(t, "postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+	s.attach(p)
+	s.must("branch", "create", "anew")
+}
