@@ -51,7 +51,7 @@ test-race: ## the packages that gain from it, with the race detector
 
 .PHONY: test-e2e
 test-e2e: ## the binary against a real production, as users see it
-	$(GOTEST) -p 1 -count=1 $(E2E)
+	$(GO) test -shuffle=on -timeout 60m -p 1 -count=1 $(E2E)
 
 .PHONY: lint
 lint: ## gofumpt, go vet, golangci-lint, the layer test, go.mod

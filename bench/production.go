@@ -86,7 +86,7 @@ func (p *production) configure() error {
 	lines := []string{
 		"listen_addresses = '127.0.0.1'", fmt.Sprintf("port = %d", p.port), fmt.Sprintf("unix_socket_directories = '%s'", p.socket()),
 		"fsync = on", "full_page_writes = on", "wal_level = replica", "max_wal_senders = 10", "max_slot_wal_keep_size = '24GB'",
-		"shared_buffers = '256MB'", "max_wal_size = '20GB'", "checkpoint_timeout = '30s'", "log_checkpoints = on",
+		"shared_buffers = '256MB'", "checkpoint_timeout = '30s'", "log_checkpoints = on",
 	}
 	f, err := os.OpenFile(filepath.Join(p.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -143,7 +143,7 @@ func (p *production) run(rate int) (err error) {
 // At small sizes pgbench alone would take long, since a page is logged whole
 // only once after a checkpoint: then the rest is WAL without pages.
 func (p *production) steady(ctx context.Context, debt int64) (padded int64, err error) {
-	for _, sql := range []string{"ALTER SYSTEM SET checkpoint_timeout = '1d'", "SELECT pg_reload_conf()", "CHECKPOINT"} {
+	for _, sql := range []string{"ALTER SYSTEM SET checkpoint_timeout = '1d'", "ALTER SYSTEM SET max_wal_size = '20GB'", "SELECT pg_reload_conf()", "CHECKPOINT"} {
 		if _, err := p.conn.Exec(ctx, sql); err != nil {
 			return 0, err
 		}

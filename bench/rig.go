@@ -49,8 +49,13 @@ func measure(ctx context.Context, o options, size float64, r *report) (err error
 		name string
 		run  func(context.Context) error
 	}{
-		{"create", g.create}, {"refill", g.refill}, {"bytes", g.bytes}, {"lag", g.lag},
-		{"production", g.pays}, {"pgbench", g.throughput}, {"compare", g.compare},
+		{"create", g.create},
+		{"refill", g.refill},
+		{"bytes", g.bytes},
+		{"lag", g.lag},
+		{"production", g.pays},
+		{"pgbench", g.throughput},
+		{"compare", g.compare},
 	} {
 		if !o.wants(m.name) || size != o.mainSize && m.name != "create" {
 			continue
@@ -137,7 +142,7 @@ func (g *rig) path(name string) string { return filepath.Join(g.dir, name) }
 
 // poolPath is a place of ours on the pool's file system.
 func (g *rig) poolPath(names ...string) string {
-	return filepath.Join(append([]string{filepath.Dir(filepath.Dir(g.root)), "..", "bench"}, names...)...)
+	return filepath.Join(append([]string{filepath.Dir(filepath.Dir(g.root)), "bench"}, names...)...)
 }
 
 // cloneFollower clones the running follower, held still meanwhile, and makes

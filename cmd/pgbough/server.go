@@ -108,6 +108,7 @@ func (c *serverCommand) run(ctx context.Context, cmd *cobra.Command) error {
 type server struct {
 	catalog  *catalog.Catalog
 	storage  *storage.Storage
+	launcher *sandbox.Launcher
 	service  *branch.Service
 	listener net.Listener
 	admin    credential.APIKey
@@ -163,8 +164,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 		return nil, err
 	}
 	cred := postgres.Credential{UID: c.uid, GID: c.uid}
-	launcher, err := sandbox.New(sandbox.Options{Credential: cred, Log: log})
-	if err != nil {
+	if s.launcher, err = sandbox.New(sandbox.Options{Credential: cred, Log: log}); err != nil {
 		return nil, err
 	}
 	// The API's port is taken before anything is started: two servers do not get in each other's way.
@@ -177,7 +177,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 		image = s.storage.Image.File
 	}
 	s.service, err = branch.Open(ctx, branch.Options{
-		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: launcher, Credential: cred, RunDir: runDir,
+		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
 		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Spares: c.spares, Image: image, Version: version, Log: log,
 		Failpoint: failpoint,
 	})
@@ -225,6 +225,9 @@ func (s *server) close(ctx context.Context, log *slog.Logger) error {
 	}
 	if s.listener != nil {
 		_ = s.listener.Close() // the API has closed it, unless it never served
+	}
+	if s.launcher != nil {
+		errs = append(errs, s.launcher.Close())
 	}
 	if s.storage != nil {
 		errs = append(errs, s.storage.Close(ctx))

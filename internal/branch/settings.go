@@ -130,6 +130,10 @@ func ours(m Memory, major int) []postgres.Param {
 		// fresh clone it nearly doubles the time (docs/benchmarks.md).
 		params = append(params, postgres.Param{Name: "recovery_prefetch", Value: "off"})
 	}
+	if major >= 18 {
+		// The sandbox refuses io_uring, which bypasses its system call filter.
+		params = append(params, postgres.Param{Name: "io_method", Value: "worker"})
+	}
 	return params
 }
 

@@ -245,6 +245,9 @@ func TestSpares(t *testing.T) {
 	take("op1", "new") // the step runs again
 	take("op2", "old")
 	take("op3", "")
+	put("newest", pgbough.SpareReady, 9)
+	take("op1", "new") // and gets no second one
+	take("op4", "newest")
 	put("old", pgbough.SpareTaken, 5) // an update of a taken one does not free it
 	take("op2", "old")
 	put("old", pgbough.SpareReady, 5)
@@ -471,7 +474,7 @@ func TestOpen(t *testing.T) {
 	odd := filepath.Join(t.TempDir(), "a b?c#d%20e")
 	must(t, os.Mkdir(odd, 0o700))
 	must(t, open(t, odd).Close())
-	if _, err := os.Stat(filepath.Join(odd, "catalog.db")); err != nil {
-		t.Errorf("a directory with an odd name: %v", err)
+	if info, err := os.Stat(filepath.Join(odd, "catalog.db")); err != nil || info.Size() == 0 {
+		t.Errorf("in a directory with an odd name: %v, %v", info, err)
 	}
 }

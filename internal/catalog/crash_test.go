@@ -222,6 +222,9 @@ func childRun(dir string) error {
 func TestKilledOperation(t *testing.T) {
 	for _, final := range []bool{false, true} {
 		for _, place := range thingsKind(final).Failpoints() {
+			if final && !strings.HasPrefix(place, "things/c/") {
+				continue // as without
+			}
 			t.Run(fmt.Sprintf("final=%v/%s", final, strings.ReplaceAll(place, "/", ".")), func(t *testing.T) {
 				killAt(t, place, final)
 			})
@@ -238,9 +241,6 @@ func killAt(t *testing.T, place string, final bool) {
 	faults, want, files := "", "finished ", 3
 	if strings.Contains(place, "/undo/") {
 		faults, want, files = ";things/c/before=error", "failed INTERNAL", 0
-		if final {
-			faults = ";things/b/done=error"
-		}
 	}
 	env := []string{}
 	if final {
@@ -248,7 +248,7 @@ func killAt(t *testing.T, place string, final bool) {
 	}
 	first := childCommand(t, "run", dir, append(env, "PGBOUGH_FAILPOINT="+place+"=kill"+faults)...)
 	out, err := first.Output()
-	if ws, ok := first.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL || len(out) > 0 {
+	if ws, ok := first.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL || strings.TrimSuffix(string(out), "\n") != "" && !strings.HasSuffix(place, "/saved") {
 		t.Fatalf("the first process was not killed at %s: %v, %q", place, err, out)
 	}
 	began := time.Now()

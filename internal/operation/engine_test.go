@@ -96,8 +96,8 @@ func TestRunsToTheEnd(t *testing.T) {
 	e := open(t, store, func(name string) { seen = append(seen, name) },
 		Define("toy", did.steps(map[string]doFunc{"a": durable}, nil)...))
 	ctx, cancel := context.WithCancel(t.Context())
+	store.onSave = func(pgbough.Operation) { cancel() } // must not end it, not even while it is made durable
 	op, err := e.Start(ctx, "toy", Request{ProjectID: "p", BranchID: "b", State: toy{N: 10}})
-	cancel() // must not end it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +110,9 @@ func TestRunsToTheEnd(t *testing.T) {
 	}
 	if got.Status != pgbough.OperationFinished || string(got.State) != `{"n":13}` || got.Step != 3 {
 		t.Errorf("finished: %+v", got)
+	}
+	if op.Steps[0].Attempts != 0 {
+		t.Error("what Start returned has changed")
 	}
 	for _, s := range got.Steps {
 		if s.Attempts != 1 || s.FinishedAt.IsZero() || s.StartedAt.IsZero() || s.Error != "" {
@@ -268,6 +271,9 @@ func TestFinalIsTriedForward(t *testing.T) {
 		if got := strings.Join(did.get(), ","); strings.Contains(got, "undo") {
 			t.Error(got)
 		}
+		if places := e.kinds["toy"].Failpoints(); len(places) != 12 || strings.Contains(strings.Join(places, ","), "b/undo") {
+			t.Errorf("failpoints %v", places)
+		}
 	})
 }
 
@@ -406,10 +412,22 @@ func TestLocks(t *testing.T) {
 		}
 		e.Close()
 	}
-	e := open(t, newMemory(), nil, kinds...)
 	close(release)
-	for range 50 { // who has waited for one may start the next at once
-		if _, err := e.Wait(t.Context(), start(t, e, "branchy", Request{ProjectID: "p", BranchID: "b"}).ID); err != nil {
+}
+
+// TestLockIsFreeWhenDone holds the goroutine of an operation at its very end: who
+// has waited for it may start the next at once.
+func TestLockIsFreeWhenDone(t *testing.T) {
+	var did journal
+	hold := make(chan struct{})
+	e := open(t, newMemory(), func(name string) {
+		if name == "toy/c/saved" {
+			<-hold
+		}
+	}, Define("toy", did.steps(nil, nil)...).ProjectWide())
+	defer close(hold)
+	for range 2 {
+		if _, err := e.Wait(t.Context(), start(t, e, "toy", Request{ProjectID: "p", BranchID: "b"}).ID); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -509,6 +527,26 @@ func TestResumeOfWhatIsUnknown(t *testing.T) {
 	}
 	if left, _ := store.Unfinished(t.Context()); len(left) != 3 {
 		t.Errorf("%d unfinished, want 3", len(left))
+	}
+}
+
+func TestStartSavesTogether(t *testing.T) {
+	var did journal
+	store := newMemory()
+	e := open(t, store, nil, Define("toy", did.steps(nil, nil)...))
+	no := errors.New("no")
+	_, err := e.Start(t.Context(), "toy", Request{BranchID: "b", Save: func(context.Context, pgbough.Operation) error { return no }})
+	if saves, _ := store.counts(); !errors.Is(err, no) || saves != 0 {
+		t.Errorf("%v, %d saves", err, saves)
+	}
+	op, err := e.Start(t.Context(), "toy", Request{BranchID: "b", Save: func(ctx context.Context, op pgbough.Operation) error {
+		return store.SaveOperation(ctx, op)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Wait(t.Context(), op.ID); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -22,7 +22,7 @@ type memory struct {
 
 func newMemory() *memory { return &memory{rows: map[string]pgbough.Operation{}} }
 
-func (m *memory) SaveOperation(_ context.Context, op pgbough.Operation) error {
+func (m *memory) SaveOperation(ctx context.Context, op pgbough.Operation) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -33,7 +33,7 @@ func (m *memory) SaveOperation(_ context.Context, op pgbough.Operation) error {
 	if m.onSave != nil {
 		m.onSave(op)
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (m *memory) SaveProgress(_ context.Context, op pgbough.Operation) error {

@@ -25,6 +25,8 @@ type Spec struct {
 	LockFile string   // held with flock(2) by the process for its whole life
 	Args     []string // of postgres
 	Env      []string
+	// Prepare, if given, is called once the lock is held and before anything else: what it changes cannot be a running postmaster's.
+	Prepare func() error
 }
 
 // Inside tells where a Launcher shows the directories of a Spec to the process.

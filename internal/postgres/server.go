@@ -70,10 +70,8 @@ func CheckRunDir(dir string) error {
 // Start starts a Postgres and returns as soon as its process exists; WaitReady
 // waits until it answers. A second start of the same volume fails with ErrLocked.
 func Start(ctx context.Context, l Launcher, cfg Config, log *slog.Logger) (*Server, error) {
-	if err := prepare(l, cfg); err != nil {
-		return nil, fmt.Errorf("prepare to start postgres: %w", err)
-	}
 	spec := cfg.spec()
+	spec.Prepare = cfg.prepare
 	in := l.Inside(spec)
 	// What can never change for the life of this postmaster, so that no file in
 	// PGDATA can say otherwise (postgresql.auto.conf beats config_file, not -c).
@@ -117,8 +115,9 @@ func (c Config) spec() Spec {
 }
 
 // prepare makes the run directory: nothing of an earlier postmaster stays in
-// its socket directory, and its configuration is written anew.
-func prepare(l Launcher, c Config) error {
+// its socket directory, and its configuration is written anew. The caller holds
+// the volume's lock, so nothing that runs loses its socket.
+func (c Config) prepare() error {
 	etc := filepath.Join(c.RunDir, "etc")
 	for _, dir := range []string{c.RunDir, etc, filepath.Dir(c.LogFile()), c.RelayDir()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -26,8 +26,11 @@ func TestFile(t *testing.T) {
 func TestFloor(t *testing.T) {
 	got := postgres.Floor([]postgres.Setting{{Name: "max_connections", Value: "500"}, {Name: "max_worker_processes", Value: "2"}})
 	want := []postgres.Param{
-		{"max_connections", "500"}, {"max_worker_processes", "8"}, {"max_wal_senders", "10"},
-		{"max_prepared_transactions", "0"}, {"max_locks_per_transaction", "64"},
+		{"max_connections", "500"},
+		{"max_worker_processes", "8"},
+		{"max_wal_senders", "10"},
+		{"max_prepared_transactions", "0"},
+		{"max_locks_per_transaction", "64"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -113,7 +113,9 @@ func (w *world) fill(t *testing.T) {
 	p.Exec(t, "shop", "DROP SUBSCRIPTION gone")
 	p.Exec(t, "shop", "CREATE SUBSCRIPTION sub CONNECTION '"+conninfo+" password="+secret("sub")+"' PUBLICATION feed WITH (slot_name = 'shop_sub')")
 	p.Exec(t, "shop", "COMMENT ON SUBSCRIPTION sub IS 'orders'; CREATE PUBLICATION ours FOR ALL TABLES")
-	eventually(t, "the subscription is in sync", func() bool { return p.Value(t, "shop", "SELECT string_agg(srsubstate::text, '') FROM pg_subscription_rel") == "r" })
+	eventually(t, "the subscription is in sync", func() bool {
+		return p.Value(t, "shop", "SELECT string_agg(srsubstate::text, '') FROM pg_subscription_rel") == "r"
+	})
 	p.Exec(t, "shop", "CREATE ROLE boss SUPERUSER LOGIN; ALTER SUBSCRIPTION sub OWNER TO boss")
 	p.Exec(t, "shop", "SELECT pg_create_physical_replication_slot('standby', true), pg_create_logical_replication_slot('cdc', 'pgoutput')")
 	if w.cron {

@@ -36,8 +36,7 @@ exit $?`
 
 // Start starts postgres in a new sandbox.
 func (l *Launcher) Start(ctx context.Context, spec postgres.Spec) (postgres.Process, error) {
-	r, binary, err := newRoot(spec)
-	if err != nil {
+	if err := checkID(spec.ID); err != nil {
 		return nil, err
 	}
 	if err := l.reserve(spec.ID); err != nil {
@@ -52,6 +51,15 @@ func (l *Launcher) Start(ctx context.Context, spec postgres.Spec) (postgres.Proc
 	}
 	// Closing is not unlocking: the sandbox has a duplicate.
 	defer func() { _ = lock.Close() }()
+	if spec.Prepare != nil {
+		if err := spec.Prepare(); err != nil {
+			return nil, err
+		}
+	}
+	r, binary, err := newRoot(spec)
+	if err != nil {
+		return nil, err
+	}
 	log, err := openLog(spec.LogFile)
 	if err != nil {
 		return nil, err
@@ -91,11 +99,15 @@ func locked(id string) error {
 		WithHint("wait until it has ended")
 }
 
+func checkID(id string) error {
+	if id == "" || strings.ContainsAny(id, "/\n\x00") || len(hostPrefix+id) > 64 { // HOST_NAME_MAX
+		return fmt.Errorf("%q is not the id of a volume", id)
+	}
+	return nil
+}
+
 // newRoot checks a Spec and resolves the path of its binary.
 func newRoot(spec postgres.Spec) (root, string, error) {
-	if spec.ID == "" || strings.ContainsAny(spec.ID, "/\n\x00") || len(hostPrefix+spec.ID) > 64 { // HOST_NAME_MAX
-		return root{}, "", fmt.Errorf("%q is not the id of a volume", spec.ID)
-	}
 	dirs := []string{spec.DataDir, spec.EtcDir, spec.Socket}
 	if spec.Relay != "" {
 		dirs = append(dirs, spec.Relay)

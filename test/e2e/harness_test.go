@@ -442,3 +442,34 @@ func (w *writer) end() {
 	}
 	w.ended.Wait()
 }
+
+// postmasters are the process ids of all postmasters on this machine.
+func postmasters(t *testing.T) []int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, f := range files {
+		exe, err := os.Readlink(f)
+		if err != nil || filepath.Base(exe) != "postgres" {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(f, "/proc/%d/exe", &pid); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// containsArg tells whether a /proc/PID/cmdline has an argument that is arg.
+func containsArg(cmdline []byte, arg string) bool {
+	for part := range bytes.SplitSeq(cmdline, []byte{0}) {
+		if string(part) == arg {
+			return true
+		}
+	}
+	return false
+}

@@ -5,15 +5,15 @@ INSERT INTO customer (name, nick, mail, home, tags, since, photo)
   SELECT 'Customer ' || i || ' ' || md5(i::text), 'N' || i, 'c' || i || '@Example.org', ROW('Street ' || i % 97, (10000 + i)::text, point(i % 90, i % 45))::address,
     hstore('lang', (ARRAY['de', 'en', 'fr', 'ta'])[1 + i % 4]) || hstore('n' || i % 13, i::text), '2026-01-01'::timestamptz + i * interval '71 minutes',
     CASE WHEN i % 50 = 0 THEN convert_to(repeat(md5(i::text), 200), 'UTF8') END
-  FROM generate_series(1, 6000) i;
+  FROM generate_series(1, 4000) i;
 INSERT INTO product (sku, price, attrs)
   SELECT 'P' || i, i % 311 + 0.99, jsonb_build_object('colour', (ARRAY['red', 'green', 'blue'])[1 + i % 3], 'text', 'A ' || md5(i::text) || ' running shoe number ' || i % 29)
   FROM generate_series(1, 3000) i;
 ALTER TABLE product DROP COLUMN old_column;
 ALTER TABLE product ADD COLUMN later text DEFAULT 'given later';
 INSERT INTO orders (customer_id, at, state, total)
-  SELECT 1000 + 3 * (i * i % 6000), '2026-01-01'::date + i % 230, (ARRAY['new', 'paid', 'paid', 'shipped', 'shipped', 'shipped', 'lost']::state[])[1 + i % 7], i % 977
-  FROM generate_series(1, 40000) i;
+  SELECT 1000 + 3 * (i * i % 4000), '2026-01-01'::date + i % 230, (ARRAY['new', 'paid', 'paid', 'shipped', 'shipped', 'shipped', 'lost']::state[])[1 + i % 7], i % 977
+  FROM generate_series(1, 16000) i;
 INSERT INTO line SELECT o.id, o.at, n, 1 + (o.id * 31 + n * 7) % 3000, 1 + n FROM orders o, generate_series(1, 2) n;
 INSERT INTO booking SELECT i % 20, tstzrange('2026-01-01'::timestamptz + i * interval '2 hours', '2026-01-01'::timestamptz + i * interval '2 hours' + interval '1 hour'), span(i, i + 0.5) FROM generate_series(1, 2000) i;
 INSERT INTO parent SELECT i, 'parent ' || i FROM generate_series(1, 500) i;

@@ -105,13 +105,13 @@ CREATE MATERIALIZED VIEW best AS SELECT product_id, sum(amount) AS n FROM line G
 CREATE UNIQUE INDEX ON best (product_id);
 CREATE RULE keep AS ON DELETE TO parent DO INSTEAD NOTHING;
 ALTER TABLE wide ENABLE ROW LEVEL SECURITY;
-CREATE POLICY some ON wide FOR SELECT TO report, app USING (id % 3 = 0 OR current_user = 'report');
+CREATE POLICY third ON wide FOR SELECT TO report, app USING (id % 3 = 0 OR current_user = 'report');
 GRANT SELECT (id, name) ON customer TO report;
 GRANT USAGE ON SCHEMA sales, "Weird Schema" TO app, staff, report;
 GRANT ALL ON ALL TABLES IN SCHEMA sales TO app WITH GRANT OPTION;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA sales TO app;
 GRANT SELECT ON ALL TABLES IN SCHEMA "Weird Schema" TO app;
 ALTER DEFAULT PRIVILEGES IN SCHEMA sales GRANT SELECT ON TABLES TO report;
-CREATE PUBLICATION feed FOR TABLE customer (id, name), orders WHERE (state <> 'lost') WITH (publish_via_partition_root);
+CREATE PUBLICATION feed FOR TABLE customer (id, name), orders WHERE (id > 5) WITH (publish_via_partition_root);
 CREATE FUNCTION seen() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$;
 CREATE EVENT TRIGGER seen ON ddl_command_end EXECUTE FUNCTION seen();

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+)
+
+// side is a Postgres that pgbench runs against.
+type side struct {
+	name, socket string
+}
+
+var tpsLine = regexp.MustCompile(`(?m)^tps = ([0-9.]+) `)
+
+// throughput compares pgbench on a branch with a plain Postgres on the host's
+// file system with the same settings, by turns.
+func (g *rig) throughput(ctx context.Context) (err error) {
+	if err := g.server.spare(ctx); err != nil {
+		return err
+	}
+	b, err := g.newBranch(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(g.settled(ctx, b), g.server.spare(ctx)); err != nil {
+		return err
+	}
+	settings, err := os.ReadFile(filepath.Join(g.server.runDir(b.volume), "etc", "postgresql.conf"))
+	if err != nil {
+		return err
+	}
+	if err := g.onHost.configure(string(settings)); err != nil {
+		return err
+	}
+	if _, err := g.onHost.start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.onHost.stop()) }()
+	sides := []side{{"branch", filepath.Join(g.server.runDir(b.volume), "socket")}, {"plain", g.onHost.socket()}}
+	if err := g.firstTouch(ctx, sides); err != nil {
+		return err
+	}
+	for _, kind := range []struct {
+		flag, measure string
+		least         float64
+	}{{"-S", "pgbench -S warm", 0.95}, {"-N", "pgbench -N steady", 0.85}} {
+		for _, clients := range []int{4, 16} {
+			found := make([]sample, len(sides))
+			for range g.repeats {
+				for i, s := range sides {
+					tps, err := g.tps(ctx, s, kind.flag, clients)
+					if err != nil {
+						return err
+					}
+					found[i] = append(found[i], tps)
+				}
+			}
+			g.report.add(newRow(fmt.Sprintf("pgbench%s_%d", kind.flag, clients), fmt.Sprintf("%s, %d clients, on a branch", kind.measure, clients), g.size, unitTPS, found[0]).
+				against("plain Postgres", found[1].median()).
+				barred(bar{Text: fmt.Sprintf(">= %.2f", kind.least), Limit: kind.least, Least: true, Of: "ratio"}))
+		}
+	}
+	return g.server.remove(ctx, b.name)
+}
+
+// firstTouch warms both sides, and measures writing on a branch whose pages are
+// still shared with its parent.
+func (g *rig) firstTouch(ctx context.Context, sides []side) error {
+	found := make([]sample, len(sides))
+	for i, s := range sides {
+		conn, err := connect(ctx, s.socket, plainPort, "postgres", database)
+		if err != nil {
+			return err
+		}
+		for _, sql := range []string{"SELECT count(*) FROM pgbench_accounts", "SELECT count(abalance) FROM (SELECT abalance FROM pgbench_accounts ORDER BY aid) a", "CHECKPOINT"} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				return errors.Join(err, conn.Close(ctx))
+			}
+		}
+		if err := conn.Close(ctx); err != nil {
+			return err
+		}
+		tps, err := g.tps(ctx, s, "-N", 4)
+		if err != nil {
+			return err
+		}
+		found[i] = append(found[i], tps)
+	}
+	g.report.add(newRow("pgbench_first", "pgbench -N first touch, 4 clients, on a branch", g.size, unitTPS, found[0]).against("plain Postgres", found[1].median()))
+	return nil
+}
+
+// tps runs pgbench once.
+func (g *rig) tps(ctx context.Context, s side, kind string, clients int) (float64, error) {
+	out, err := output(ctx, nil, nil, g.prod.tool("pgbench"), "-n", kind, "-c", strconv.Itoa(clients), "-j", "2", "-T", fmt.Sprintf("%.0f", g.slice.Seconds()),
+		"-h", s.socket, "-p", strconv.Itoa(plainPort), "-U", app, database)
+	if err != nil {
+		return 0, fmt.Errorf("on the %s: %w", s.name, err)
+	}
+	m := tpsLine.FindStringSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("pgbench printed no tps: %s", last(out, 3))
+	}
+	return strconv.ParseFloat(m[1], 64)
+}
