@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -121,6 +123,9 @@ func (s *Service) makeStandby(v volume.Volume) error {
 	if err := os.WriteFile(v.Dir+"/production.auto.conf", auto, 0o600); err != nil {
 		return fmt.Errorf("set production's postgresql.auto.conf aside: %w", err)
 	}
+	if err := leaveOut(root); err != nil {
+		return err
+	}
 	for _, name := range []string{"postgresql.auto.conf", "standby.signal"} {
 		f, err := root.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -128,6 +133,36 @@ func (s *Service) makeStandby(v volume.Volume) error {
 		}
 		if err := errors.Join(f.Chown(s.credential.UID, s.credential.GID), f.Sync(), f.Close()); err != nil {
 			return fmt.Errorf("make %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// leaveOut removes what lies in production's data directory and is not the
+// database: its configuration, keys, server logs, and statistics files, which
+// hold statements with their constants (pg_stat_statements). Branches see none of it.
+func leaveOut(root *os.Root) error {
+	dir, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("look at the base backup: %w", err)
+	}
+	keep := []string{"PG_VERSION", "backup_label", "tablespace_map", "postgresql.auto.conf"}
+	for _, e := range dir {
+		drop := !e.IsDir() && !slices.Contains(keep, e.Name()) || e.Name() == "log" || e.Name() == "pg_log"
+		if !drop {
+			continue
+		}
+		if err := root.RemoveAll(e.Name()); err != nil {
+			return fmt.Errorf("leave out production's %s: %w", e.Name(), err)
+		}
+	}
+	stats, err := fs.ReadDir(root.FS(), "pg_stat")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look at the base backup: %w", err)
+	}
+	for _, e := range stats {
+		if err := root.RemoveAll("pg_stat/" + e.Name()); err != nil {
+			return fmt.Errorf("leave out production's statistics: %w", err)
 		}
 	}
 	return nil

@@ -47,8 +47,10 @@ func (s *Service) runQuarantine(ctx context.Context, p pgbough.Project, server *
 	return quarantine.Run(ctx, s.quarantineOptions(p, server))
 }
 
+// quarantineOptions leave old versions of what was cut to Purge, which takes
+// them out of the files with the WAL that holds them anyway: seconds later.
 func (s *Service) quarantineOptions(p pgbough.Project, server *postgres.Server) quarantine.Options {
-	return quarantine.Options{Config: server.ConnConfig, Major: p.Source.Major, Secret: s.secret, Log: s.log}
+	return quarantine.Options{Config: server.ConnConfig, Major: p.Source.Major, Secret: s.secret, RewriteLater: true, Log: s.log}
 }
 
 // secret is a fresh password with its verifier.

@@ -26,7 +26,7 @@ type volumeJSON struct {
 	Known  bool   `json:"known"`
 }
 
-func (s *server) volumes() []volumeJSON {
+func (s *server) poolVolumes() []volumeJSON {
 	s.t.Helper()
 	var p struct {
 		Pool struct {
@@ -109,7 +109,7 @@ func (s *server) volumeOf(branch string) string {
 func (s *server) oneEach() {
 	s.t.Helper()
 	known := map[string]bool{}
-	for _, v := range s.volumes() {
+	for _, v := range s.poolVolumes() {
 		known[v.ID] = v.Known
 	}
 	for id, pids := range s.postmasters() {
@@ -140,7 +140,7 @@ func (s *server) nothingLost() {
 		s.json(&list, "branch", "list")
 		problem = ""
 		branches := 0
-		for _, v := range s.volumes() {
+		for _, v := range s.poolVolumes() {
 			if !v.Known {
 				problem = "volume " + v.ID + " (" + v.Role + ") is known to nobody"
 			}
@@ -168,7 +168,7 @@ func (s *server) nothingLost() {
 // branches are refused with the numbers and what to do, and deleting the branch
 // makes everything work again.
 func TestPoolFull(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
 	s := startServer(t, "--pool-size", "2GB", "--pool-reserve", "300MB")
 	s.attach(p)
@@ -223,7 +223,7 @@ func TestPoolFull(t *testing.T) {
 // TestKilled kills what can be killed, one after the other; each comes back, and
 // nothing that was acknowledged is lost.
 func TestKilled(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
 	s := startServer(t)
 	s.attach(p)
@@ -269,7 +269,7 @@ func TestKilled(t *testing.T) {
 	})
 	run("Spare", func(t *testing.T) {
 		var spare string
-		for _, v := range s.volumes() {
+		for _, v := range s.poolVolumes() {
 			if v.Role == "spare" {
 				spare = v.ID
 			}
@@ -277,7 +277,7 @@ func TestKilled(t *testing.T) {
 		s.killPostgres(spare)
 		s.branchIsNow("spare-killed", w)
 		s.eventually(time.Minute, "the killed spare is gone", func() bool {
-			for _, v := range s.volumes() {
+			for _, v := range s.poolVolumes() {
 				if v.ID == spare {
 					return false
 				}
@@ -406,7 +406,7 @@ func (s *server) reboot() {
 func (s *server) loseCatalog() {
 	s.t.Helper()
 	s.nothingLost()
-	before := s.volumes()
+	before := s.poolVolumes()
 	s.stop()
 	aside := filepath.Join(s.dir, "aside")
 	if err := os.Mkdir(aside, 0o700); err != nil {
@@ -424,7 +424,7 @@ func (s *server) loseCatalog() {
 	s.start()
 	check := func(when string) {
 		s.t.Helper()
-		found := s.volumes()
+		found := s.poolVolumes()
 		if len(found) != len(before) {
 			s.t.Errorf("%s: %d volumes, there were %d", when, len(found), len(before))
 		}
@@ -457,14 +457,14 @@ func (s *server) loseCatalog() {
 	move(aside, s.data())
 	s.start()
 	s.nothingLost()
-	if got := len(s.volumes()); got < len(before) {
+	if got := len(s.poolVolumes()); got < len(before) {
 		s.t.Errorf("%d volumes after the catalog came back, there were %d", got, len(before))
 	}
 }
 
 // TestPrune: volumes of a catalog that is lost for good go by prune, and only then.
 func TestPrune(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	s := startServer(t)
 	s.attach(p)
 	s.must("branch", "create", "lost")
@@ -478,20 +478,20 @@ func TestPrune(t *testing.T) {
 		}
 	}
 	s.start()
-	before := s.volumes()
+	before := s.poolVolumes()
 	if len(before) < 3 {
 		t.Errorf("volumes after the catalog was lost: %+v, want root, branch and spare", before)
 	}
 	if r := s.cli("pool", "prune", "--yes"); r.code != 4 {
 		t.Errorf("pool prune while Postgres runs on the volumes: exit %d, want 4\n%s%s", r.code, r.out, r.err)
 	}
-	if got := s.volumes(); len(got) != len(before) {
+	if got := s.poolVolumes(); len(got) != len(before) {
 		t.Errorf("%d volumes are left of %d although prune was refused", len(got), len(before))
 	}
 	s.killAll()
 	s.start()
 	s.must("pool", "prune", "--yes")
-	if got := s.volumes(); len(got) > 0 {
+	if got := s.poolVolumes(); len(got) > 0 {
 		t.Errorf("volumes left after prune: %+v", got)
 	}
 	// The pool is of use for a new start.

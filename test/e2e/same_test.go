@@ -30,6 +30,7 @@ var planner = map[string]string{
 	"plan_cache_mode": "force_custom_plan", "TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "IntervalStyle": "iso_8601",
 	"bytea_output": "escape", "extra_float_digits": "0", "default_transaction_isolation": "repeatable read", "statement_timeout": "5min",
 	"deadlock_timeout": "3s", "gin_fuzzy_search_limit": "0", "array_nulls": "off", "track_functions": "all",
+	"fsync": "off",
 	// Statistics stay as the data file leaves them.
 	"autovacuum":               "off",
 	"shared_preload_libraries": "pg_stat_statements, auto_explain", "pg_stat_statements.max": "321", "auto_explain.log_min_duration": "1h",
@@ -45,7 +46,7 @@ func TestSameDatabase(t *testing.T) {
 	runFile(t, p, "shop", "schema.sql")
 	runFile(t, p, "shop", "data.sql")
 	p.Exec(t, "icu", "CREATE TABLE t AS SELECT * FROM unnest('{ö,o,z,Z,ä}'::text[]) v; CREATE INDEX ON t (v); ANALYZE t")
-	p.Exec(t, "Old Latin", "CREATE TABLE t (v text); INSERT INTO t VALUES ('é'), ('ß'); CREATE INDEX ON t (v); ANALYZE t")
+	p.Exec(t, "'Old Latin'", "CREATE TABLE t (v text); INSERT INTO t VALUES ('é'), ('ß'); CREATE INDEX ON t (v); ANALYZE t")
 	s := startServer(t)
 	s.must("attach", "shop", "--source", sourceOf(p), "--role", "app", "--database", "shop")
 

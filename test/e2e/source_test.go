@@ -142,6 +142,22 @@ func (l *link) resume() {
 	}
 }
 
+// calmProduction is a production on which a writer commits some fifty times a
+// second, so that what these tests wait for is not the machine's disk.
+func calmProduction(t *testing.T, o pgtest.Options) *pgtest.Server {
+	t.Helper()
+	conf := map[string]string{"fsync": "off"} // nothing here crashes the machine
+	for k, v := range o.Conf {
+		conf[k] = v
+	}
+	o.Conf = conf
+	p := production(t, o)
+	p.Exec(t, "postgres", `
+		CREATE FUNCTION breathe() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN new; END $$;
+		CREATE TRIGGER breathe BEFORE INSERT ON acked FOR EACH ROW EXECUTE FUNCTION breathe()`)
+	return p
+}
+
 // signalAll signals every process of a production, the postmaster first.
 func signalAll(t *testing.T, p *pgtest.Server, sig syscall.Signal) {
 	t.Helper()
@@ -252,7 +268,7 @@ func (s *server) cliFor(limit time.Duration, args ...string) result {
 // TestSourceTrouble is what happens to a production that is followed: each time
 // the follower comes back by itself, or says what has to be done.
 func TestSourceTrouble(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
 	net := startLink(t, p)
 	s := startServer(t)
@@ -345,7 +361,7 @@ func TestSourceTrouble(t *testing.T) {
 		back("raised-after")
 	})
 	run("OtherSystem", func(t *testing.T) {
-		other := production(t, pgtest.Options{})
+		other := calmProduction(t, pgtest.Options{})
 		if r := s.cli("source", "set", "shop", "--source", sourceOf(other)); r.code != 4 || !strings.Contains(r.err, "system identifier") {
 			t.Errorf("source set to another cluster: exit %d, want 4 and the reason\n%s", r.code, r.err)
 		}
@@ -407,7 +423,7 @@ func promote(t *testing.T, sb *pgtest.Server) {
 
 // TestFailover: a standby of production takes over, and a project goes on with it.
 func TestFailover(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
 	s := startServer(t)
 	s.attach(p)
@@ -468,7 +484,7 @@ func TestFailover(t *testing.T) {
 // TestSourceLost: what the follower needs is gone for good. Its state says so,
 // and what to do; its branches live on, and the project can be deleted.
 func TestSourceLost(t *testing.T) {
-	p := production(t, pgtest.Options{Conf: map[string]string{"min_wal_size": "32MB", "max_wal_size": "64MB"}})
+	p := calmProduction(t, pgtest.Options{Conf: map[string]string{"min_wal_size": "32MB", "max_wal_size": "64MB"}})
 	net := startLink(t, p)
 	s := startServer(t)
 	s.must("attach", "shop", "--source", net.source(), "--role", "app")
@@ -558,7 +574,7 @@ func TestSourceLost(t *testing.T) {
 // TestAttachKilled kills the server at every step boundary of attach. Then the
 // operation goes on to its end by itself, or project delete leaves nothing.
 func TestAttachKilled(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	s := startServer(t)
 	for _, step := range []string{"slot", "base_backup", "follow", "publish", "spare"} {
 		for _, at := range []string{"before", "done", "saved"} {
@@ -644,7 +660,7 @@ func (s *server) nothingLeft(p *pgtest.Server) {
 
 // TestAttachRefused: what check finds refuses attach before anything is made.
 func TestAttachRefused(t *testing.T) {
-	p := production(t, pgtest.Options{Conf: map[string]string{"max_slot_wal_keep_size": "-1"}})
+	p := calmProduction(t, pgtest.Options{Conf: map[string]string{"max_slot_wal_keep_size": "-1"}})
 	p.Exec(t, "postgres", "CREATE ROLE plain LOGIN PASSWORD 'sekret-of-plain'; GRANT pg_read_all_settings TO plain")
 	s := startServer(t)
 	closed := freeAddr(t)

@@ -40,7 +40,7 @@ func (s *server) second(args ...string) result {
 // TestTwoServers: of two servers on the same things the second is refused,
 // whatever it shares with the first, and the first goes on.
 func TestTwoServers(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
 	s := startServer(t)
 	s.attach(p)
@@ -122,7 +122,7 @@ func copyServer(t *testing.T, from, to string) {
 
 // TestTwoStarts tries to get two Postgres onto one volume.
 func TestTwoStarts(t *testing.T) {
-	p := production(t, pgtest.Options{})
+	p := calmProduction(t, pgtest.Options{})
 	startWriter(t, p, "")
 	s := startServer(t)
 	s.attach(p)
