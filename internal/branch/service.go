@@ -70,6 +70,8 @@ type Service struct {
 
 	secrets chan quarantine.Secret // made ahead
 	opened  sync.Map               // *quarantine.Quarantine by volume id
+
+	measured sync.Map // measured by volume id
 }
 
 // Open makes the service, and brings everything to what the catalog says:
@@ -205,6 +207,7 @@ func (s *Service) destroy(ctx context.Context, volumeID string) error {
 	if err := s.pool.Destroy(ctx, volumeID); err != nil {
 		return fmt.Errorf("destroy volume %s: %w", volumeID, err)
 	}
+	s.measured.Delete(volumeID)
 	return os.RemoveAll(filepath.Join(s.runDir, volumeID))
 }
 

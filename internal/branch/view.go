@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/postgres"
+	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // Status is the whole server at this moment.
@@ -93,7 +94,7 @@ func (s *Service) Pool(ctx context.Context) (pgbough.PoolStatus, error) {
 		if o, ok := owners[e.ID]; ok {
 			v.Known, v.Branch = true, o
 		}
-		if u, err := s.pool.Usage(ctx, e.ID); err == nil {
+		if u, err := s.usage(ctx, e.ID); err == nil {
 			v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
 		}
 		st.Volumes = append(st.Volumes, v)
@@ -209,10 +210,30 @@ func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch)
 	if vol, err := s.pool.Get(b.VolumeID); err == nil {
 		v.Path = vol.Dir
 	}
-	if u, err := s.pool.Usage(ctx, b.VolumeID); err == nil {
+	if u, err := s.usage(ctx, b.VolumeID); err == nil {
 		v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
 	}
 	return v
+}
+
+// usageAge is how old a measured usage may be: measuring looks at every extent
+// of every file, some 0.1 s for a volume, and lists ask for all of them.
+const usageAge = 3 * time.Second
+
+type measured struct {
+	at    time.Time
+	usage volume.Usage
+}
+
+func (s *Service) usage(ctx context.Context, volumeID string) (volume.Usage, error) {
+	if m, ok := s.measured.Load(volumeID); ok && time.Since(m.(measured).at) < usageAge {
+		return m.(measured).usage, nil
+	}
+	u, err := s.pool.Usage(ctx, volumeID)
+	if err == nil {
+		s.measured.Store(volumeID, measured{time.Now(), u})
+	}
+	return u, err
 }
 
 // SetExpiry sets when a branch goes by itself; the zero time is never.
