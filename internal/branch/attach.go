@@ -36,7 +36,7 @@ func (s *Service) attachKind() operation.Kind {
 		}},
 		operation.Step[attachState]{Name: "publish", Do: s.publishProject, Undo: s.stopProject},
 		operation.Step[attachState]{Name: "spare", Do: s.firstSpare},
-	)
+	).ProjectWide()
 }
 
 func (s *Service) makeSlot(ctx context.Context, r *attachRun) error {
@@ -211,6 +211,9 @@ func (s *Service) publishProject(ctx context.Context, r *attachRun) error {
 
 func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
 	s.stopKeeper(r.ProjectID)
+	if err := s.stopRefills(ctx, r.ProjectID); err != nil {
+		return err
+	}
 	spares, err := s.catalog.Spares(ctx, r.ProjectID)
 	if err != nil {
 		return err
@@ -221,6 +224,29 @@ func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
 		}
 	}
 	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(r.State.BranchID) })
+}
+
+// stopRefills undoes the refills of a project that are under way.
+func (s *Service) stopRefills(ctx context.Context, projectID string) error {
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	for _, op := range ops {
+		if op.ProjectID != projectID || op.Kind != "refill_spare" && op.Kind != "discard_spare" {
+			continue
+		}
+		if op.Kind == "refill_spare" {
+			// One that has just finished cannot be cancelled; its spare is removed with the others.
+			if err := s.engine.Cancel(ctx, op.ID); err != nil && pgbough.ErrorCode(err) != pgbough.EConflict {
+				return err
+			}
+		}
+		if _, err := s.engine.Wait(ctx, op.ID); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Service) firstSpare(ctx context.Context, r *attachRun) error {
@@ -267,6 +293,9 @@ func (s *Service) deleteProjectKind() operation.Kind {
 		step("branches", s.deleteBranches),
 		step("spares", func(ctx context.Context, p pgbough.Project) error {
 			s.stopKeeper(p.ID)
+			if err := s.stopRefills(ctx, p.ID); err != nil {
+				return err
+			}
 			spares, err := s.catalog.Spares(ctx, p.ID)
 			if err != nil {
 				return err
@@ -281,7 +310,7 @@ func (s *Service) deleteProjectKind() operation.Kind {
 		step("follower", func(ctx context.Context, p pgbough.Project) error { return s.unfollow(ctx, p.ID) }),
 		step("slot", s.leaveSource),
 		step("forget", s.forgetRoot),
-	)
+	).ProjectWide()
 }
 
 func (s *Service) deleteBranches(ctx context.Context, p pgbough.Project) error {

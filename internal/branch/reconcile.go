@@ -52,9 +52,13 @@ func (s *Service) finishRequests(ctx context.Context, projects []pgbough.Project
 	if err != nil {
 		return err
 	}
-	busy := map[string]bool{} // projects, branches, volumes and operations that something works on
+	busy := map[string]bool{} // projects, branches, volumes that something works on
 	for _, op := range ops {
-		busy[op.ID], busy[op.BranchID], busy[volumeOf(op)] = true, true, true
+		if op.BranchID != "" {
+			busy[op.BranchID], busy[volumeOf(op)] = true, true
+		} else if v := volumeOf(op); v != "" {
+			busy[v] = true
+		}
 		if op.Kind == "attach_project" || op.Kind == "delete_project" {
 			busy[op.ProjectID] = true
 		}
@@ -88,6 +92,9 @@ func (s *Service) finishRows(ctx context.Context, p pgbough.Project, busy map[st
 		if _, err := s.engine.Start(ctx, "delete_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: deleteState{}}); err != nil {
 			return err
 		}
+	}
+	if busy[""] {
+		return nil // an operation may hold a spare whose volume it has not written down yet: it finds it by itself
 	}
 	spares, err := s.catalog.Spares(ctx, p.ID)
 	if err != nil {

@@ -3,13 +3,13 @@ package branch
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/replication"
 	"github.com/pgbough/pgbough/internal/source"
@@ -84,14 +84,13 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 			}
 		}
 	}
-	if err := s.catalog.CreateProject(ctx, p); err != nil {
-		return pgbough.Project{}, none, err
-	}
-	op, err := s.engine.Start(ctx, "attach_project", operation.Request{ProjectID: p.ID, State: attachState{
-		VolumeID: pgbough.NewVolumeID(), BranchID: pgbough.NewBranchID(), Bytes: f.DataBytes,
-	}})
+	op, err := s.engine.Start(ctx, "attach_project", operation.Request{
+		ProjectID: p.ID,
+		State:     attachState{VolumeID: pgbough.NewVolumeID(), BranchID: pgbough.NewBranchID(), Bytes: f.DataBytes},
+		Save:      s.with(func(tx *catalog.Tx) error { return tx.CreateProject(p) }),
+	})
 	if err != nil {
-		return pgbough.Project{}, none, errors.Join(err, s.forgetProject(ctx, p))
+		return pgbough.Project{}, none, err
 	}
 	return hide(p), op, nil
 }
@@ -255,14 +254,26 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 		ID: pgbough.NewBranchID(), ProjectID: p.ID, Name: req.Name, State: pgbough.BranchInit, ParentID: parent.ID,
 		EndpointID: pgbough.NewEndpointID(), CreatedAt: time.Now().UTC(), ExpiresAt: req.ExpiresAt,
 	}
-	if err := s.catalog.CreateBranch(ctx, b); err != nil {
+	op, err := s.engine.Start(ctx, "create_branch", operation.Request{
+		ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag},
+		Save: s.with(func(tx *catalog.Tx) error { return tx.CreateBranch(b) }),
+	})
+	if err != nil {
 		return none, err
 	}
-	op, err := s.engine.Start(ctx, "create_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag}})
-	if err != nil {
-		return none, errors.Join(err, s.catalog.DeleteBranch(ctx, b.ID))
-	}
 	return pgbough.Created{Branch: s.view(ctx, p, b), Operation: op}, nil
+}
+
+// with makes an operation durable together with the rows that it is about.
+func (s *Service) with(rows func(*catalog.Tx) error) func(context.Context, pgbough.Operation) error {
+	return func(ctx context.Context, op pgbough.Operation) error {
+		return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+			if err := rows(tx); err != nil {
+				return err
+			}
+			return tx.SaveOperation(op)
+		})
+	}
 }
 
 // reuse finds the branch of that name that is there or is being made.

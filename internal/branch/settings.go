@@ -155,10 +155,14 @@ func fromNouns(rows []pgbough.Setting) []postgres.Setting {
 	return out
 }
 
+// toNouns are settings to keep in the catalog: those that are not defaults, and
+// none that may hold a credential.
 func toNouns(rows []postgres.Setting) []pgbough.Setting {
-	out := make([]pgbough.Setting, len(rows))
-	for i, r := range rows {
-		out[i] = pgbough.Setting(r)
+	var out []pgbough.Setting
+	for _, r := range rows {
+		if r.Source != "default" && !postgres.SecretName(r.Name) || postgres.IsFloor(r.Name) {
+			out = append(out, pgbough.Setting(r))
+		}
 	}
 	return out
 }

@@ -48,13 +48,15 @@ func quote(s string) string {
 	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(s) + "'"
 }
 
+type floorSetting struct {
+	name  string
+	least int
+}
+
 // recoveryFloor are the settings that recovery needs at least as large as
 // production has them (xlogrecovery.c: RecoveryRequiresIntParameter), with
 // Postgres's own defaults.
-var recoveryFloor = []struct {
-	name  string
-	least int
-}{
+var recoveryFloor = []floorSetting{
 	{"max_connections", 100},
 	{"max_worker_processes", 8},
 	{"max_wal_senders", 10},
@@ -76,6 +78,11 @@ func Floor(rows []Setting) []Param {
 		params = append(params, Param{f.name, strconv.Itoa(max(f.least, have[f.name]))})
 	}
 	return params
+}
+
+// IsFloor tells whether recovery needs a setting as large as production has it.
+func IsFloor(name string) bool {
+	return slices.ContainsFunc(recoveryFloor, func(f floorSetting) bool { return f.name == name })
 }
 
 // Known are the settings that an installation has and that may stand in a
