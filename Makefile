@@ -58,9 +58,14 @@ lint: ## gofumpt, go vet, golangci-lint, the layer test, go.mod
 	scripts/setup --demo --tools
 	scripts/lint
 
+.PHONY: fmt
+fmt: ## format all Go files as lint wants them
+	scripts/setup --demo --tools
+	.tools/bin/golangci-lint fmt ./...
+
 .PHONY: bench
-bench: build ## the benchmark table with its controls (long)
-	$(GO) run ./bench
+bench: build ## the benchmark table with its controls (long): make bench BENCH="-quick"
+	$(GO) run ./bench $(BENCH)
 
 .PHONY: soak
 soak: ## long randomized runs: make soak SOAK_TIME=2h SOAK_SEED=1

@@ -47,7 +47,7 @@ func (g *rig) compare(ctx context.Context) error {
 		var s sample
 		s.add(took)
 		r := newRow(way.key, way.measure, g.size, unitMS, s).against("create now", float64(create.P50))
-		g.report.add(r.noted("%.0f times a create; %s", float64(r.Ratio), way.note))
+		g.report.add(r.noted("%.1f times a create; %s", float64(r.Ratio), way.note))
 	}
 	return nil
 }

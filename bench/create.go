@@ -83,7 +83,7 @@ func (g *rig) create(ctx context.Context) error {
 	var total, answered, bareHost, barePool, recovered, debt sample
 	profile := steps{}
 	for i := range g.samples {
-		if err := g.server.spare(ctx); err != nil {
+		if err := errors.Join(g.bound(ctx), g.server.spare(ctx)); err != nil {
 			return err
 		}
 		if err := pause(ctx, quiet); err != nil {
@@ -135,6 +135,19 @@ func (g *rig) create(ctx context.Context) error {
 		newRow("recover", "control recover: clone the follower, recover it, first query", g.size, unitMS, recovered))
 	g.report.Steps = append(g.report.Steps, profile.summary(g.size)...)
 	return nil
+}
+
+// bound keeps the debt from growing without end at large sizes, where each
+// refill takes longer than the one before.
+func (g *rig) bound(ctx context.Context) error {
+	const most = 3 // times the wanted debt
+	have, err := g.prod.debt(ctx)
+	if err != nil || have < most*g.debt {
+		return err
+	}
+	say("  production checkpoints, and writes %d MB of WAL again", g.debt>>20)
+	_, err = g.prod.steady(ctx, g.debt)
+	return err
 }
 
 // bare starts the cleanly stopped copies once each.

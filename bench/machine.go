@@ -33,7 +33,7 @@ func describe(ctx context.Context, dir string) (machine, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return m, fmt.Errorf("ask for the memory: %w", err)
 	}
-	m.Memory = uint64(info.Totalram) * uint64(info.Unit)
+	m.Memory = info.Totalram * uint64(info.Unit)
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return m, fmt.Errorf("ask for the kernel: %w", err)

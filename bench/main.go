@@ -39,6 +39,7 @@ type options struct {
 	serverArgs []string
 	dir        string
 	out        string
+	doc        string
 	sizes      []float64 // GB
 	mainSize   float64   // the one that has all rows
 	rows       []string  // empty: all
@@ -82,6 +83,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&serverArgs, "server-args", "", "further arguments of pgbough server, separated by spaces")
 	f.StringVar(&o.dir, "dir", "", "where everything is made and removed again (default: the system's temporary directory)")
 	f.StringVar(&o.out, "out", "bench-out", "directory for benchmarks.md and benchmarks.json")
+	f.StringVar(&o.doc, "doc", "", "a Markdown file whose part between the lines `"+docBegin+"` and "+docEnd+" is replaced by the table: docs/benchmarks.md")
 	f.StringVar(&sizes, "sizes", "0.1,1", "sizes of data in GB; 10 is the third of the project's own table")
 	f.Float64Var(&o.mainSize, "main", 1, "the size in GB at which all rows are measured")
 	f.StringVar(&rows, "rows", "", "only these rows: "+strings.Join(rowNames(), ","))
@@ -157,7 +159,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	r.scaling(o.sizes)
 	r.finish()
-	return errors.Join(append(failures, r.write(os.Stdout, o.out))...)
+	return errors.Join(append(failures, r.write(os.Stdout, o.out, o.doc))...)
 }
 
 // say tells on stderr how far it is.

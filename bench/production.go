@@ -148,7 +148,7 @@ func (p *production) steady(ctx context.Context, debt int64) (padded int64, err 
 			return 0, err
 		}
 	}
-	const burst, slow = 5, 6 << 20 // seconds; bytes a second
+	const burst, slow = 5, 3 << 19 // seconds; bytes a second
 	have, err := p.debt(ctx)
 	for err == nil && have < debt {
 		before := have

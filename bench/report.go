@@ -163,22 +163,50 @@ func (r *report) finish() {
 	r.Machine.LoadEnd = load()
 }
 
-// write prints the table and keeps it in dir.
-func (r *report) write(w io.Writer, dir string) error {
+// write prints the table, keeps it in dir, and puts it into doc, if one is given.
+func (r *report) write(w io.Writer, dir, doc string) error {
 	r.table(w)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", dir, err)
 	}
-	doc, err := json.MarshalIndent(r, "", "  ")
+	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write JSON: %w", err)
 	}
 	var md strings.Builder
 	r.markdown(&md)
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "benchmarks.json"), append(doc, '\n'), 0o644),
+	err = errors.Join(
+		os.WriteFile(filepath.Join(dir, "benchmarks.json"), append(text, '\n'), 0o644),
 		os.WriteFile(filepath.Join(dir, "benchmarks.md"), []byte(md.String()), 0o644),
 	)
+	if err != nil || doc == "" {
+		return err
+	}
+	old, err := os.ReadFile(doc)
+	if err != nil {
+		return fmt.Errorf("read the document: %w", err)
+	}
+	changed, err := insert(string(old), md.String())
+	if err != nil {
+		return fmt.Errorf("put the table into %s: %w", doc, err)
+	}
+	return os.WriteFile(doc, []byte(changed), 0o644)
+}
+
+// The lines of a document that the table stands between.
+const (
+	docBegin = "<!-- bench: begin -->"
+	docEnd   = "<!-- bench: end -->"
+)
+
+// insert puts a table into a document in the place of the one that is there.
+func insert(doc, table string) (string, error) {
+	before, rest, ok := strings.Cut(doc, docBegin+"\n")
+	_, after, ok2 := strings.Cut(rest, docEnd+"\n")
+	if !ok || !ok2 {
+		return "", fmt.Errorf("it has no lines %s and %s", docBegin, docEnd)
+	}
+	return before + docBegin + "\n\n" + table + "\n" + docEnd + "\n" + after, nil
 }
 
 func (r *report) heads() []string {

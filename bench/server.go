@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -118,10 +117,12 @@ func (s *server) status(ctx context.Context) (client.ProjectStatus, client.Statu
 	return st.Projects[0], st, nil
 }
 
-// spare waits until a spare is ready that was cloned after the follower's last
-// restartpoint, and none is being made.
+// spare waits until the wanted spares are ready and none is being made or will
+// soon be: the server renews one whose redo point is behind the follower's by
+// more than renewal.
 func (s *server) spare(ctx context.Context) error {
-	return until(ctx, 15*time.Minute, 50*time.Millisecond, "a fresh spare is ready", func() (bool, error) {
+	const renewal = 64 << 20
+	return until(ctx, 10*time.Minute, 100*time.Millisecond, "a fresh spare is ready", func() (bool, error) {
 		p, _, err := s.status(ctx)
 		if err != nil {
 			return false, err
@@ -131,7 +132,7 @@ func (s *server) spare(ctx context.Context) error {
 			switch {
 			case sp.State != "ready":
 				return false, nil
-			case sp.RedoLSN >= p.Follower.RedoLSN:
+			case p.Follower.RedoLSN.Sub(sp.RedoLSN) <= renewal:
 				ready++
 			}
 		}
@@ -156,12 +157,4 @@ func (s *server) root(ctx context.Context) (string, error) {
 func (s *server) remove(ctx context.Context, name string) error {
 	_, err := s.client.DeleteBranch(ctx, project, name, false, nil)
 	return err
-}
-
-func version(ctx context.Context, binary string) string {
-	out, err := exec.CommandContext(ctx, binary, "version").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimPrefix(strings.TrimSpace(string(out)), "pgbough ")
 }

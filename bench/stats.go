@@ -52,11 +52,12 @@ func (b bar) met(v float64) bool {
 
 // The units of rows.
 const (
-	unitMS    = "ms"
-	unitTPS   = "tps"
-	unitBytes = "bytes"
-	unitMBps  = "MB/s"
-	unitCount = ""
+	unitMS      = "ms"
+	unitTPS     = "tps"
+	unitBytes   = "bytes"
+	unitMBps    = "MB/s"
+	unitPercent = "%"
+	unitCount   = ""
 )
 
 // show writes a value for people.
@@ -76,6 +77,8 @@ func show(v float64, unit string) string {
 		return fmt.Sprintf("%.1f MB", v/(1<<20))
 	case unit == unitTPS:
 		return fmt.Sprintf("%.0f tps", v)
+	case unit == unitPercent:
+		return fmt.Sprintf("%.1f %%", v)
 	case unit == unitMBps:
 		return fmt.Sprintf("%.1f MB/s", v)
 	default:

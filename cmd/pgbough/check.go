@@ -19,7 +19,7 @@ type sourceFlags struct {
 }
 
 func (f *sourceFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.source, "source", "", "connection string of production (libpq's keywords or a URI; PGBOUGH_SOURCE keeps its password out of `ps`)")
+	cmd.Flags().StringVar(&f.source, "source", "", "connection string of production (libpq's keywords or a URI; PGBOUGH_SOURCE keeps its password out of the process list)")
 }
 
 func (f *sourceFlags) addFollowing(cmd *cobra.Command) {

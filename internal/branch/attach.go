@@ -14,6 +14,7 @@ import (
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/replication"
 	"github.com/pgbough/pgbough/internal/volume"
+	"github.com/pgbough/pgbough/internal/volume/disk"
 )
 
 type attachState struct {
@@ -120,7 +121,7 @@ func (s *Service) makeStandby(v volume.Volume) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := os.WriteFile(v.Dir+"/production.auto.conf", auto, 0o600); err != nil {
+	if err := disk.WriteFile(v.Dir+"/production.auto.conf", auto, 0o600); err != nil {
 		return fmt.Errorf("set production's postgresql.auto.conf aside: %w", err)
 	}
 	if err := leaveOut(root); err != nil {
@@ -190,7 +191,14 @@ func (s *Service) startFollowing(ctx context.Context, r *attachRun) error {
 
 // publishProject makes the project visible as active, with its root branch.
 func (s *Service) publishProject(ctx context.Context, r *attachRun) error {
-	err := s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	if _, err := s.follow(ctx, p, r.State.VolumeID); err != nil { // after a restart nobody does yet
+		return err
+	}
+	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
 		p, err := tx.Project(r.ProjectID)
 		if err != nil || p.State == pgbough.ProjectActive {
 			return err
@@ -353,7 +361,8 @@ func (s *Service) leaveSource(ctx context.Context, p pgbough.Project) error {
 		_ = conn.Close(context.WithoutCancel(ctx)) // it has done its work
 	}
 	if err != nil {
-		s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, run there: SELECT pg_drop_replication_slot('"+p.Source.Slot+"')", "err", err)
+		s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, drop it there",
+			"statement", "SELECT pg_drop_replication_slot('"+p.Source.Slot+"')", "err", err)
 	}
 	return nil
 }

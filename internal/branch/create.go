@@ -28,9 +28,9 @@ type createState struct {
 
 type createRun = operation.Run[createState]
 
-// createKind makes a branch of exactly now: a spare is taken, waits until it has
-// replayed where production was after the request arrived, is cut from its
-// relay, promoted and quarantined; it is the branch.
+// createKind makes a branch of exactly now: production is asked where it is, a
+// spare is taken, waits until it has replayed that, is cut from its relay,
+// promoted and quarantined; it is the branch.
 func (s *Service) createKind() operation.Kind {
 	return operation.Define("create_branch",
 		operation.Step[createState]{Name: "take", Do: s.takeSpare, Undo: s.dropTaken},
@@ -41,8 +41,9 @@ func (s *Service) createKind() operation.Kind {
 	)
 }
 
-// takeSpare reserves a spare, and waits for one where none is ready. A spare
-// that was taken is never given back: it may have been promoted.
+// takeSpare asks production where it is, and reserves a spare. It waits for one
+// where none is ready. A spare that was taken is never given back, since it may
+// have been promoted: so nothing is taken for a request that cannot be served.
 func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 	if r.State.VolumeID != "" {
 		return nil
@@ -51,6 +52,10 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
+	if err := s.ask(ctx, r, f); err != nil {
+		return err
+	}
+	var since time.Time // when the follower was first seen not to stream
 	for {
 		spare, ok, err := s.catalog.TakeSpare(ctx, r.ProjectID, r.ID)
 		if err != nil {
@@ -63,11 +68,19 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 				return nil
 			}
 			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
-			s.discardLater(ctx, r.ProjectID, spare.VolumeID)
+			if err := s.removeSpare(ctx, r.ProjectID, spare.VolumeID); err != nil {
+				return err
+			}
 			continue
 		}
-		if st := f.Status(); st.State == pgbough.FollowerBroken {
-			return pgbough.Errorf(pgbough.EConflict, "no spare is ready and none can be made: %s", st.Reason)
+		switch st := f.Status(); {
+		case st.State == pgbough.FollowerStreaming:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) > short:
+			return pgbough.Errorf(pgbough.EUnreachable, "no spare is ready, and none can be made while the follower is %s: %s", st.State, st.Reason).
+				WithHint("pgbough status shows when it streams again")
 		}
 		r.Progress(pgbough.Progress{Message: "no spare is ready; waiting for the one that is being filled"})
 		s.wakeKeeper(r.ProjectID)
@@ -75,6 +88,25 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 			return err
 		}
 	}
+}
+
+// ask asks production where it is, after the request, once for the operation.
+func (s *Service) ask(ctx context.Context, r *createRun, f *follower.Follower) error {
+	if r.State.Asked != 0 {
+		return nil
+	}
+	if st := f.Status(); st.State == pgbough.FollowerBroken {
+		return pgbough.Errorf(pgbough.EConflict, "the follower cannot go on, so nothing can be branched: %s", st.Reason)
+	}
+	m, err := s.now(ctx, r.ProjectID)
+	if pgbough.ErrorCode(err) == pgbough.EUnreachable && r.State.MaxLag > 0 {
+		m, err = s.lately(ctx, r.ProjectID, r.State.MaxLag, err)
+	}
+	if err != nil {
+		return err
+	}
+	r.State.Asked, r.State.AskedAt, r.State.Timeline, r.State.Settings = m.LSN, m.Time, m.Timeline, toNouns(m.Settings)
+	return nil
 }
 
 // dropTaken removes the spare that was taken for a branch that will not be.
@@ -113,23 +145,14 @@ func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setti
 	return s.startSpare(ctx, f, r.ProjectID, r.State.VolumeID, rows)
 }
 
-// catchUp asks production where it is, after the request, and waits until the
-// spare has replayed that.
+// catchUp waits until the spare has replayed what production had at the request.
 func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	if r.State.Cut != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, short)
 	defer cancel()
-	m, err := s.now(ctx, r.ProjectID)
-	if pgbough.ErrorCode(err) == pgbough.EUnreachable && r.State.MaxLag > 0 {
-		m, err = s.lately(ctx, r.ProjectID, r.State.MaxLag, err)
-	}
-	if err != nil {
-		return err
-	}
-	r.State.Asked, r.State.AskedAt, r.State.Timeline = m.LSN, m.Time, m.Timeline
-	spare, err := s.taken(ctx, r, m.Settings)
+	spare, err := s.taken(ctx, r, fromNouns(r.State.Settings))
 	if err != nil {
 		return err
 	}
@@ -139,17 +162,13 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	opened := make(chan struct{})
 	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
 	defer func() { <-opened }()
-	if err := spare.WaitReplay(ctx, m.LSN); err != nil {
-		f, ferr := s.followerOf(r.ProjectID)
-		if ferr == nil && errors.Is(err, context.DeadlineExceeded) {
-			st := f.Status()
-			return pgbough.Errorf(pgbough.EUnreachable, "the spare did not reach production's position %s within %s: the follower is %s (%s), %d bytes behind", m.LSN, short, st.State, st.Reason, st.LagBytes).
-				WithHint("pgbough status tells how far it is; try again")
-		}
-		return err
+	err = spare.WaitReplay(ctx, r.State.Asked)
+	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && errors.Is(err, context.DeadlineExceeded) {
+		st := f.Status()
+		return pgbough.Errorf(pgbough.EUnreachable, "the spare did not reach production's position %s within %s: the follower is %s (%s), %d bytes behind", r.State.Asked, short, st.State, st.Reason, st.LagBytes).
+			WithHint("pgbough status tells how far it is; try again")
 	}
-	r.State.Settings = toNouns(m.Settings)
-	return nil
+	return err
 }
 
 // now asks production where it is, and makes sure that it is the production

@@ -65,8 +65,10 @@ func (s *Service) tend(projectID string) error {
 		case pgbough.SpareFilling:
 			filling++
 		case pgbough.SpareReady:
-			if _, alive := f.Spare(sp.VolumeID); !alive {
-				s.discardLater(s.ctx, projectID, sp.VolumeID)
+			if !f.Usable(s.ctx, sp.VolumeID) {
+				if err := s.discard(projectID, sp.VolumeID); err != nil {
+					return err
+				}
 				continue
 			}
 			ready++
@@ -78,13 +80,7 @@ func (s *Service) tend(projectID string) error {
 	}
 	switch {
 	case ready > s.wanted && stale != nil:
-		// Only a spare that nobody has taken meanwhile goes.
-		ok, err := s.catalog.TakeSpareVolume(s.ctx, stale.VolumeID, "discard")
-		if err != nil || !ok {
-			return err
-		}
-		s.discardLater(s.ctx, projectID, stale.VolumeID)
-		return nil
+		return s.discard(projectID, stale.VolumeID)
 	case filling > 0 || st.State != pgbough.FollowerStreaming:
 		return nil
 	case ready < s.wanted || stale != nil:
@@ -95,6 +91,16 @@ func (s *Service) tend(projectID string) error {
 		_, err = s.engine.Wait(s.ctx, op.ID)
 		return err
 	}
+	return nil
+}
+
+// discard removes a ready spare, unless somebody has taken it meanwhile.
+func (s *Service) discard(projectID, volumeID string) error {
+	ok, err := s.catalog.TakeSpareVolume(s.ctx, volumeID, "discard "+volumeID)
+	if err != nil || !ok {
+		return err
+	}
+	s.discardLater(s.ctx, projectID, volumeID)
 	return nil
 }
 

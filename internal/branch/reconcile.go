@@ -212,7 +212,8 @@ func (s *Service) notes(ctx context.Context, known map[string]bool) []string {
 		return append(notes, "running Postgres processes cannot be listed: "+err.Error())
 	}
 	for _, id := range ids {
-		if !known[id] {
+		// Other servers on this machine have run directories of their own.
+		if _, err := os.Stat(filepath.Join(s.runDir, id)); !known[id] && err == nil {
 			notes = append(notes, fmt.Sprintf("a Postgres runs on volume %s, which the catalog does not know", id))
 		}
 	}

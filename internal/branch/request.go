@@ -61,7 +61,7 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 	if err != nil {
 		return pgbough.Project{}, none, err
 	}
-	if err := refusal(report.Findings); err != nil {
+	if err := refusal(report); err != nil {
 		return pgbough.Project{}, none, err
 	}
 	f := report.Facts
@@ -96,10 +96,10 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 }
 
 // refusal is the error of an attach whose check found something failing.
-func refusal(findings []pgbough.Finding) error {
+func refusal(report source.Report) error {
 	var failed []string
 	var fix string
-	for _, f := range findings {
+	for _, f := range report.Findings {
 		if f.Status == pgbough.FindingFail {
 			failed = append(failed, f.Name+": "+f.Detail)
 			if fix == "" {
@@ -114,7 +114,11 @@ func refusal(findings []pgbough.Finding) error {
 	if fix != "" {
 		hint = fix + " (" + hint + ")"
 	}
-	return pgbough.Errorf(pgbough.EConflict, "this production cannot be attached yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
+	code := report.Code
+	if code == "" {
+		code = pgbough.EConflict
+	}
+	return pgbough.Errorf(code, "this production cannot be attached yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
 }
 
 func databaseOf(connString string) string {
@@ -211,6 +215,10 @@ func (s *Service) adoptSource(ctx context.Context, p pgbough.Project, connString
 	if sys.ID != p.Source.SystemID {
 		return pgbough.Errorf(pgbough.EConflict, "this is another database cluster (system identifier %d) than the one that %s follows (%d)", sys.ID, p.Name, p.Source.SystemID).
 			WithHint("a project keeps its production; attach the other one under its own name")
+	}
+	if conn.ParameterStatus("in_hot_standby") == "on" {
+		return pgbough.Errorf(pgbough.EConflict, "this server is a standby, not the primary").
+			WithHint("name the server that takes writes now")
 	}
 	if p.Source.Slot == "" {
 		return nil

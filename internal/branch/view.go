@@ -301,8 +301,10 @@ func (s *Service) Connection(ctx context.Context, project, branch, role, databas
 	if err != nil {
 		return pgbough.Connection{}, err
 	}
-	u := url.URL{Scheme: "postgresql", User: url.UserPassword(role, roles[i].Password), Path: "/" + database,
-		RawQuery: url.Values{"host": {cfg.SocketDir()}}.Encode()}
+	u := url.URL{
+		Scheme: "postgresql", User: url.UserPassword(role, roles[i].Password), Path: "/" + database,
+		RawQuery: url.Values{"host": {cfg.SocketDir()}}.Encode(),
+	}
 	return pgbough.Connection{
 		URI: u.String(), Host: cfg.SocketDir(), Port: fmt.Sprint(postgres.Port), Role: role, Password: roles[i].Password, Database: database,
 	}, nil

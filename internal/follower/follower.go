@@ -358,10 +358,18 @@ func (f *Follower) judge(s *Standby, p Position) (pgbough.FollowerState, string)
 		return pgbough.FollowerBroken, "the source is another database cluster than the one attached; point it back with: pgbough source set"
 	case strings.Contains(tail, "replication slot") && strings.Contains(tail, "does not exist"):
 		return pgbough.FollowerDisconnected, "the follower's replication slot is not on production (after a failover it must be made anew): pgbough source set"
+	case refusedLogin(rs.LastError):
+		return pgbough.FollowerDisconnected, rs.LastError.Error() + "; if the role's password has changed: pgbough source set"
 	case rs.LastError != nil:
 		return pgbough.FollowerDisconnected, rs.LastError.Error()
 	}
 	return pgbough.FollowerDisconnected, "not connected to production yet"
+}
+
+// refusedLogin tells whether production refused our role or its password.
+func refusedLogin(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (e.Code == "28P01" || e.Code == "28000")
 }
 
 func (f *Follower) set(change func(*pgbough.FollowerStatus)) {

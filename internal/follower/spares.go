@@ -31,12 +31,33 @@ func (f *Follower) StartSpare(ctx context.Context, cfg postgres.Config) (*Standb
 	return s, nil
 }
 
-// Spare is the running spare on volume id.
+// Spare is the running spare on volume id. One whose Postgres has ended is none.
 func (f *Follower) Spare(id string) (*Standby, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s, ok := f.spares[id]
-	return s, ok
+	if !ok {
+		return nil, false
+	}
+	select {
+	case <-s.Done():
+		s.Relay.Cut()
+		delete(f.spares, id)
+		return nil, false
+	default:
+		return s, true
+	}
+}
+
+// Usable tells whether a ready spare still can become a branch: it runs, and its
+// replay has not stopped at a setting that production raised above its own (facts 6).
+func (f *Follower) Usable(ctx context.Context, id string) bool {
+	s, ok := f.Spare(id)
+	if !ok {
+		return false
+	}
+	p, err := s.Position(ctx)
+	return err != nil || !p.Paused // one that does not answer now is asked again later
 }
 
 // ReleaseSpare gives the Postgres of a promoted spare away: it is a branch's

@@ -26,7 +26,7 @@ type Spec struct {
 	Args     []string // of postgres
 	Env      []string
 	// Prepare, if given, is called once the lock is held and before anything else: what it changes cannot be a running postmaster's.
-	Prepare func() error
+	Prepare func() error `json:"-"`
 }
 
 // Inside tells where a Launcher shows the directories of a Spec to the process.

@@ -1,3 +1,5 @@
+// Package postgres is one Postgres: its binaries on this machine, its settings,
+// and its life as a process that a Launcher starts in a sandbox.
 package postgres
 
 import (

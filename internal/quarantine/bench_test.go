@@ -3,7 +3,6 @@ package quarantine_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"testing"
 
@@ -34,7 +33,7 @@ func BenchmarkRun(b *testing.B) {
 	o.Secret = func() (quarantine.Secret, error) { next++; return secrets[next%len(secrets)], nil }
 	ctx := context.Background()
 	b.Run("open", func(b *testing.B) {
-		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Log = slog.New(slog.DiscardHandler)
 		for b.Loop() {
 			q, err := quarantine.Open(ctx, o)
 			must(b, err)
@@ -52,7 +51,7 @@ func BenchmarkRun(b *testing.B) {
 		must(b, q.Close(ctx))
 	})
 	b.Run("purge", func(b *testing.B) {
-		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Log = slog.New(slog.DiscardHandler)
 		for b.Loop() {
 			must(b, quarantine.Purge(ctx, o))
 		}

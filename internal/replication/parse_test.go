@@ -302,9 +302,9 @@ func FuzzErrorWatch(f *testing.F) {
 			size = 1
 		}
 		var whole, pieces errorWatch
-		whole.scan(b)
+		_ = whole.scan(b)
 		for rest := b; len(rest) > 0; rest = rest[min(size, len(rest)):] {
-			pieces.scan(rest[:min(size, len(rest))])
+			_ = pieces.scan(rest[:min(size, len(rest))])
 		}
 		if whole.lost != pieces.lost || whole.fatal != pieces.fatal || whole.remaining != pieces.remaining {
 			t.Errorf("whole %+v, in pieces %+v", whole, pieces)

@@ -220,7 +220,7 @@ func tablespaceError(location string) error {
 func writeError(verb, name string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return pgbough.Errorf(pgbough.ENoSpace, "no space left for the base backup (%s %s: %w)", verb, printable(name), err).
-			WithHint("make the pool larger (pgbough pool resize) and try again")
+			WithHint("free space in the pool (pgbough pool shows where the bytes are), or start with a larger one, and try again")
 	}
 	return fmt.Errorf("%s %s: %w", verb, printable(name), err)
 }

@@ -2,12 +2,14 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/postgres"
 )
@@ -35,7 +37,10 @@ const (
 // Report is what Check found.
 type Report struct {
 	Findings []pgbough.Finding
-	Facts    Facts
+	// Code tells why nothing could be looked at: EInvalid for a connection string that cannot be read, EUnreachable
+	// where nobody answers; empty when production answered, also when it refused us.
+	Code  pgbough.Code
+	Facts Facts
 }
 
 // OK tells whether nothing keeps attach from going on.
@@ -100,7 +105,7 @@ func Check(ctx context.Context, o CheckOptions) Report {
 	c := &checker{o: o}
 	began := time.Now()
 	c.run(ctx)
-	o.Log.Debug("production checked", "findings", len(c.report.Findings), "ok", c.report.OK(), "duration", time.Since(began))
+	o.Log.DebugContext(ctx, "production checked", "findings", len(c.report.Findings), "ok", c.report.OK(), "duration", time.Since(began))
 	return c.report
 }
 
@@ -124,6 +129,7 @@ func (c *checker) run(ctx context.Context) {
 	config, err := parseConfig(c.o.ConnString, ApplicationName)
 	if err != nil {
 		c.fail("connection", err.Error(), "")
+		c.report.Code = pgbough.EInvalid
 		return
 	}
 	c.config = config
@@ -158,6 +164,9 @@ func (c *checker) connect(ctx context.Context) bool {
 	if err != nil {
 		t := diagnose(c.config, err, false)
 		c.fail("connection", t.reason, t.fix)
+		if refused := (*pgconn.PgError)(nil); !errors.As(err, &refused) {
+			c.report.Code = pgbough.EUnreachable
+		}
 		return false
 	}
 	c.pg = pg

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/pgtest"
 	"github.com/pgbough/pgbough/internal/source"
@@ -125,7 +126,7 @@ func TestFixesMend(t *testing.T) {
 	apply(t, p, wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, `FIRST 1 ("other")`).Fix)
 	apply(t, p, wantFinding(t, r, "replication_slots", pgbough.FindingFail, "max_replication_slots").Fix)
 	wantFinding(t, r, "replication_connection", pgbough.FindingSkip, `host replication "odd Role" 127.0.0.1/32 scram-sha-256`)
-	wantFinding(t, r, "pool_space", pgbough.FindingFail, "pgbough pool resize")
+	wantFinding(t, r, "pool_space", pgbough.FindingFail, "--pool-size")
 	p.Restart(t)
 	o.PoolFree = 100 << 30
 	if r = source.Check(t.Context(), o); !r.OK() {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgbough/pgbough"
 )
 
@@ -295,7 +296,7 @@ func (c *checker) checkPool() {
 	case c.o.PoolFree == 0:
 		c.skip(name, detail+"; no pool to compare with")
 	case need > c.o.PoolFree:
-		c.fail(name, fmt.Sprintf("%s, of which %s are free", detail, sizeText(max(c.o.PoolFree, 0))), fmt.Sprintf("pgbough pool resize to at least %s more", sizeText(need-c.o.PoolFree)))
+		c.fail(name, fmt.Sprintf("%s, of which %s are free", detail, sizeText(max(c.o.PoolFree, 0))), fmt.Sprintf("start the server with a pool that has at least %s more: --pool-size, or --pool KIND:PATH on a larger file system", sizeText(need-c.o.PoolFree)))
 	case len(unmeasured) > 0:
 		c.warn(name, detail+"; not counted, since the role may not measure them: "+strings.Join(unmeasured, ", "),
 			fmt.Sprintf("GRANT pg_read_all_stats TO %s;", quoteIdent(c.config.User)))

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/pgtest"
 )

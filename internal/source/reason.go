@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgbough/pgbough"
 )
 

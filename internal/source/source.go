@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgbough/pgbough"
 )
 
@@ -203,7 +204,7 @@ func (s *Source) attempt(ctx context.Context, f func(context.Context, *pgconn.Pg
 		if err == nil || s.conn != nil || ctx.Err() != nil {
 			return asUnreachable(config, err)
 		}
-		s.log.Info("connection to production lost; connecting again", "source", address(config), "reason", reason(config, err))
+		s.log.InfoContext(ctx, "connection to production lost; connecting again", "source", address(config), "reason", reason(config, err))
 	}
 	if err := s.connect(ctx, config); err != nil {
 		return unreachable(config, err)
@@ -242,7 +243,7 @@ func (s *Source) connect(ctx context.Context, config *pgconn.Config) error {
 		return err
 	}
 	s.conn = &session{pg: pg, config: config, lastUsed: time.Now()}
-	s.log.Debug("connected to production", "source", address(config), "backend_pid", pg.PID())
+	s.log.DebugContext(ctx, "connected to production", "source", address(config), "backend_pid", pg.PID())
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/pgtest"
 	"github.com/pgbough/pgbough/internal/postgres"

@@ -42,7 +42,7 @@ func (p *Pool) CheckSpace(need int64) error {
 	}
 	return pgbough.Errorf(pgbough.ENoSpace, "the pool is too full: %v are needed, and of %v there are %v free beside the reserve of %v for the followers",
 		disk.Bytes(need), disk.Bytes(space.Size), disk.Bytes(space.Free), disk.Bytes(space.Reserve)).
-		WithHint("delete branches that nobody needs (pgbough branch list shows their sizes), or enlarge the pool (pgbough pool resize)")
+		WithHint("delete branches that nobody needs (pgbough branch list shows their sizes)")
 }
 
 // CheckClone is CheckSpace for a clone of the volume src and more bytes on top.

@@ -60,15 +60,14 @@ func needRoot(t *testing.T) {
 
 // server is a pgbough server under test.
 type server struct {
-	t       *testing.T
-	dir     string
-	api     string
-	args    []string
-	env     []string
-	cmd     *exec.Cmd
-	done    chan struct{}
-	log     *os.File
-	stopped bool
+	t    *testing.T
+	dir  string
+	api  string
+	args []string
+	env  []string
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  *os.File
 }
 
 // startServer starts a server on a data directory of its own. At the end of the
@@ -129,7 +128,7 @@ func (s *server) tryStart() error {
 			line <- sc.Text()
 		}
 		for sc.Scan() {
-			fmt.Fprintln(s.log, "stdout:", sc.Text())
+			_, _ = fmt.Fprintln(s.log, "stdout:", sc.Text())
 		}
 		_ = cmd.Wait()
 		close(done)

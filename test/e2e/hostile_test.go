@@ -119,15 +119,18 @@ func (s *server) volumes(branch string) (own string, others []string) {
 	var b branchJSON
 	s.json(&b, "branch", "get", branch)
 	own = filepath.Base(b.Branch.Path)
-	var pool struct{ Volumes []struct{ ID string } }
-	s.json(&pool, "pool")
-	for _, v := range pool.Volumes {
+	var answer struct {
+		Pool struct{ Volumes []struct{ ID string } }
+	}
+	s.json(&answer, "pool")
+	all := answer.Pool.Volumes
+	for _, v := range all {
 		if v.ID != own {
 			others = append(others, v.ID)
 		}
 	}
-	if len(others) < 2 || len(others) == len(pool.Volumes) {
-		s.t.Fatalf("volumes of the pool: %+v, own %s", pool.Volumes, own)
+	if len(others) < 2 || len(others) == len(all) {
+		s.t.Fatalf("volumes of the pool: %+v, own %s", all, own)
 	}
 	return own, others
 }
@@ -142,8 +145,10 @@ func plantedSymlinks(t *testing.T, s *server) {
 	canary := filepath.Join(s.dir, "canary")
 	check(t, os.Mkdir(canary, 0o755))
 	check(t, exec.Command("fallocate", "-l", "300M", filepath.Join(canary, "big")).Run())
-	watched := []string{"/etc/shadow", "/etc/passwd", filepath.Join(s.data(), "catalog.db"), filepath.Join(s.data(), "admin.key"), canary, filepath.Join(canary, "big"),
-		victim.Branch.Path, filepath.Join(victim.Branch.Path, "data"), filepath.Join(victim.Branch.Path, "data", "PG_VERSION"), filepath.Join(victim.Branch.Path, "manifest.json")}
+	watched := []string{
+		"/etc/shadow", "/etc/passwd", filepath.Join(s.data(), "catalog.db"), filepath.Join(s.data(), "admin.key"), canary, filepath.Join(canary, "big"),
+		victim.Branch.Path, filepath.Join(victim.Branch.Path, "data"), filepath.Join(victim.Branch.Path, "data", "PG_VERSION"), filepath.Join(victim.Branch.Path, "manifest.json"),
+	}
 	states := func() map[string]string {
 		out := map[string]string{}
 		for _, path := range watched {
@@ -159,7 +164,7 @@ func plantedSymlinks(t *testing.T, s *server) {
 		for d in . base global pg_wal pg_replslot pg_tblspc pg_stat pg_logical base/1; do n=0; for to in ` + strings.Join(watched, " ") + ` /proc/1/root ../../../../../../../../etc; do n=$((n+1)); ln -s $to $d/planted$n; done; done
 		ln -s . base/loop; mkfifo base/fifo pg_replslot/fifo pg_wal/fifo global/fifo
 		mkdir base/closed && touch base/closed/x && chmod 0 base/closed; touch $'base/new\nline' base/$'\x01\xff'; chmod 4777 base/closed
-		mkdir -p $(printf 'deep/%.0s' $(seq 300))
+		mkdir -p $(printf 'deep/%.0s' $(seq 80))
 		for f in pg_hba.conf pg_ident.conf postgresql.conf postgresql.auto.conf postmaster.opts current_logfiles backup_label tablespace_map standby.signal backup_manifest; do rm -f $f; ln -s /etc/shadow $f; done
 		btrfs subvolume create base/nested >/dev/null 2>&1 && touch base/nested/x
 		ls | grep -c planted`

@@ -171,6 +171,9 @@ func TestPoolFull(t *testing.T) {
 	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
 	s := startServer(t, "--pool-size", "2GB", "--pool-reserve", "300MB")
+	if st := s.status(); st.Pool.Free_bytes > st.Pool.Size_bytes-300<<20 {
+		t.Errorf("free for branches: %d of %d bytes, with 300 MB in reserve", st.Pool.Free_bytes, st.Pool.Size_bytes)
+	}
 	s.attach(p)
 	s.must("branch", "create", "neighbour")
 	s.query("neighbour", "CREATE TABLE mine AS SELECT 1 AS a")
@@ -196,6 +199,21 @@ func TestPoolFull(t *testing.T) {
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
+	// The reserve is the follower's: it takes in 100 MB more, in WAL and in data, of the 300 MB.
+	p.Exec(t, "postgres", "CREATE TABLE load AS SELECT repeat(md5(i::text), 50) AS t FROM generate_series(1, 30000) i")
+	want := p.Value(t, "postgres", "SELECT pg_current_wal_flush_lsn()")
+	deadline := time.Now().Add(time.Minute)
+	for {
+		f := s.status().Projects[0].Follower
+		if f.ReplayLSN != "" && p.Value(t, "postgres", fmt.Sprintf("SELECT '%s'::pg_lsn >= '%s'::pg_lsn", f.ReplayLSN, want)) == "true" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("the follower is %s (%s) at %s, production at %s: it has nothing of the reserve that is kept for it", f.State, f.Reason, f.ReplayLSN, want)
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
 	before := w.acked()
 	time.Sleep(time.Second)
 	if w.acked() == before {
@@ -217,6 +235,21 @@ func TestPoolFull(t *testing.T) {
 	s.branchIsNow("again", w)
 	if got := s.query("neighbour", "INSERT INTO mine VALUES (2); SELECT count(*) FROM mine"); got != "2" {
 		t.Errorf("rows of the neighbour: %s", got)
+	}
+}
+
+// TestDefaultReserve: a server that is told nothing keeps a reserve too.
+func TestDefaultReserve(t *testing.T) {
+	s := startServer(t)
+	var p struct {
+		Pool struct {
+			ReserveBytes int64 `json:"reserve_bytes"`
+			SizeBytes    int64 `json:"size_bytes"`
+		} `json:"pool"`
+	}
+	s.json(&p, "pool")
+	if p.Pool.ReserveBytes < p.Pool.SizeBytes/25 {
+		t.Errorf("%d bytes of %d are in reserve; the help says 5%%", p.Pool.ReserveBytes, p.Pool.SizeBytes)
 	}
 }
 

@@ -270,9 +270,9 @@ func (s *server) cliFor(limit time.Duration, args ...string) result {
 func TestSourceTrouble(t *testing.T) {
 	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
-	net := startLink(t, p)
+	wire := startLink(t, p)
 	s := startServer(t)
-	s.must("attach", "shop", "--source", net.source(), "--role", "app")
+	s.must("attach", "shop", "--source", wire.source(), "--role", "app")
 
 	run := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -300,19 +300,19 @@ func TestSourceTrouble(t *testing.T) {
 		back("restart")
 	})
 	run("Cut", func(t *testing.T) {
-		net.close()
+		wire.close()
 		if reason := s.waitFollower(60*time.Second, "disconnected"); reason == "" {
 			t.Error("the status does not say why the follower is disconnected")
 		}
 		s.refuseUnreachable("cut")
-		net.open()
+		wire.open()
 		back("cut-after")
 	})
 	run("Paused", func(t *testing.T) {
-		net.pause()
+		wire.pause()
 		s.refuseUnreachable("paused")
 		s.waitFollower(2*time.Minute, "disconnected")
-		net.resume()
+		wire.resume()
 		back("paused-after")
 	})
 	run("Stopped", func(t *testing.T) {
@@ -333,14 +333,14 @@ func TestSourceTrouble(t *testing.T) {
 		if !strings.Contains(reason, "source set") {
 			t.Errorf("the status does not say what mends a changed password: %s", reason)
 		}
-		source := strings.Replace(net.source(), "sekret-of-follower", "another", 1)
+		source := strings.Replace(wire.source(), "sekret-of-follower", "another", 1)
 		if r := s.cli("source", "set", "shop", "--source", strings.Replace(source, "another", "a-wrong-one", 1)); r.code != 4 && r.code != 5 {
 			t.Errorf("source set with a wrong password: exit %d\n%s", r.code, r.err)
 		}
 		s.must("source", "set", "shop", "--source", source)
 		back("password-after")
 		p.Exec(t, "postgres", "ALTER ROLE follower PASSWORD 'sekret-of-follower'")
-		s.must("source", "set", "shop", "--source", net.source())
+		s.must("source", "set", "shop", "--source", wire.source())
 	})
 	run("MaxConnections", func(t *testing.T) {
 		p.Configure(t, map[string]string{"max_connections": "150", "max_prepared_transactions": "7"})
@@ -443,7 +443,7 @@ func TestFailover(t *testing.T) {
 	p.Stop(t) // its walsenders give everything away first
 	s.waitFollower(30*time.Second, "disconnected")
 	promote(t, sb)
-	sb.Exec(t, "postgres", "CREATE TABLE after_failover AS SELECT 2 AS timeline")
+	sb.Exec(t, "postgres", "CREATE TABLE after_failover AS SELECT 2 AS timeline; ALTER TABLE after_failover OWNER TO app")
 	s.must("source", "set", "shop", "--source", sourceOf(sb))
 	s.waitFollower(90*time.Second, "streaming")
 	w2 := startWriter(t, sb, "")
@@ -485,9 +485,9 @@ func TestFailover(t *testing.T) {
 // and what to do; its branches live on, and the project can be deleted.
 func TestSourceLost(t *testing.T) {
 	p := calmProduction(t, pgtest.Options{Conf: map[string]string{"min_wal_size": "32MB", "max_wal_size": "64MB"}})
-	net := startLink(t, p)
+	wire := startLink(t, p)
 	s := startServer(t)
-	s.must("attach", "shop", "--source", net.source(), "--role", "app")
+	s.must("attach", "shop", "--source", wire.source(), "--role", "app")
 	s.must("branch", "create", "kept")
 
 	broken := func(t *testing.T) {
@@ -515,7 +515,7 @@ func TestSourceLost(t *testing.T) {
 		s.t = t
 		defer func() { s.t = outer }()
 		s.waitFollower(60*time.Second, "streaming")
-		net.close()
+		wire.close()
 		s.waitFollower(60*time.Second, "disconnected")
 		s.eventually(20*time.Second, "the slot is free", func() bool {
 			return p.Value(t, "postgres", "SELECT count(*) FROM pg_replication_slots WHERE active") == "0"
@@ -527,13 +527,13 @@ func TestSourceLost(t *testing.T) {
 		}
 		p.Exec(t, "postgres", "CHECKPOINT")
 		p.Exec(t, "postgres", "CHECKPOINT")
-		net.open()
+		wire.open()
 		// Either the status tells at once that it is broken, or that the slot has to be made anew, which then shows it.
 		deadline := time.Now().Add(60 * time.Second)
 		for state, reason := s.follower(); state != "broken"; state, reason = s.follower() {
 			if strings.Contains(reason, "source set") && strings.Contains(reason, "slot") {
 				t.Log(reason)
-				s.must("source", "set", "shop", "--source", net.source())
+				s.must("source", "set", "shop", "--source", wire.source())
 				break
 			}
 			if time.Now().After(deadline) {
@@ -580,8 +580,8 @@ func TestAttachKilled(t *testing.T) {
 		for _, at := range []string{"before", "done", "saved"} {
 			place := "attach_project/" + step + "/" + at
 			for _, then := range []string{"goes on", "deleted"} {
-				if then == "deleted" && at == "before" {
-					continue // the one before's saved
+				if then == "deleted" && at != "done" {
+					continue
 				}
 				t.Run(step+"/"+at+"/"+then, func(t *testing.T) {
 					outer := s.t
@@ -602,6 +602,7 @@ func TestAttachKilled(t *testing.T) {
 					}
 					s.env = nil
 					s.start()
+					defer s.gone(p)
 					if then == "goes on" {
 						s.eventually(90*time.Second, "attach goes on to its end", func() bool {
 							st := s.status()
@@ -609,14 +610,27 @@ func TestAttachKilled(t *testing.T) {
 						})
 						s.settled("attach")
 						if r := s.cli("branch", "create", "first"); r.code != 0 {
-							t.Errorf("branch create: exit %d\n%s", r.code, r.err)
+							t.Errorf("branch create: exit %d\n%s%s", r.code, r.err, s.postgresLogs(12))
 						}
 					}
-					s.gone(p)
 				})
 			}
 		}
 	}
+}
+
+// postgresLogs is the tail of the log of every Postgres of the server, with where
+// it is in the WAL.
+func (s *server) postgresLogs(lines int) string {
+	var text strings.Builder
+	dirs, _ := filepath.Glob(filepath.Join(s.data(), "run", "*"))
+	for _, dir := range dirs {
+		b, _ := os.ReadFile(filepath.Join(dir, "log", "postgres.log"))
+		out, _ := exec.Command("psql", "-XAt", "-h", filepath.Join(dir, "socket"), "-U", "postgres", "-d", "template1", "-c",
+			"SELECT pg_is_in_recovery(), pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), (SELECT status || ' ' || flushed_lsn FROM pg_stat_wal_receiver)").CombinedOutput()
+		fmt.Fprintf(&text, "--- %s: %s%s\n", filepath.Base(dir), out, lastLines(string(b), lines))
+	}
+	return text.String()
 }
 
 // gone deletes the project shop and checks that nothing of it is left, here or

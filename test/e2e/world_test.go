@@ -254,6 +254,19 @@ func loggedIn(log string) []string {
 	return slices.Compact(users)
 }
 
+// titles are those of all processes of a Postgres with this cluster_name, in lines.
+func titles(cluster string) string {
+	var out strings.Builder
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range processes {
+		b, _ := os.ReadFile(path) // it may have ended
+		if title, ok := strings.CutPrefix(string(b), "postgres: "+cluster+": "); ok {
+			fmt.Fprintln(&out, strings.TrimRight(title, " \x00"))
+		}
+	}
+	return out.String()
+}
+
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -25,7 +26,7 @@ type Config struct {
 	Sparse    bool               // a new image is not preallocated
 	CatalogID string             // as in volume.Config, and so are the following
 	PoolID    string             //
-	Reserve   int64              //
+	Reserve   int64              // zero is a twentieth of the file system
 	UID, GID  int                //
 	Log       *slog.Logger       //
 	Failpoint func(string) error //
@@ -63,6 +64,11 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 	driver, err := Driver(s.Choice.Kind)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Reserve == 0 {
+		if cfg.Reserve, err = defaultReserve(choice.Dir); err != nil {
+			return nil, err
+		}
 	}
 	s.Pool, err = volume.Open(ctx, volume.Config{
 		Dir:       choice.Dir,
@@ -111,6 +117,18 @@ func (s *Storage) openImage(ctx context.Context, cfg Config) error {
 		s.Choice.Kind = volume.KindBtrfs
 	}
 	return nil
+}
+
+// defaultReserve is a twentieth of the file system that the pool is on.
+func defaultReserve(dir string) (int64, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return 0, fmt.Errorf("make the pool's directory: %w", err)
+	}
+	space, err := disk.SpaceOf(dir)
+	if err != nil {
+		return 0, fmt.Errorf("measure the pool: %w", err)
+	}
+	return int64(space.Size) / 20, nil
 }
 
 // Close unmounts an image, which nothing may use any more. A server that stops

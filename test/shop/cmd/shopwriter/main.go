@@ -1,9 +1,10 @@
 // Command shopwriter makes the shop's database and places orders in it.
 //
-//	shopwriter -load -scale 1 CONNSTRING
-//	shopwriter -customers 4 -rate 50 -acked FILE CONNSTRING
+//	SHOP=connstring shopwriter -load -scale 1
+//	SHOP=connstring shopwriter -customers 4 -rate 50 -acked FILE
 //
-// The second form runs until SIGTERM and appends the number of each
+// The connection string is in the environment, where ps does not show its
+// password. The second form runs until SIGTERM and appends the number of each
 // acknowledged order to FILE, one a line.
 package main
 
@@ -45,11 +46,12 @@ func run(ctx context.Context, args []string, talk io.Writer) (err error) {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() != 1 {
-		return errors.New("give one connection string")
+	shopAt := os.Getenv("SHOP")
+	if shopAt == "" || flags.NArg() > 0 {
+		return errors.New("give the connection string of the shop in the environment, as SHOP, and no arguments")
 	}
 	if *load {
-		return fill(ctx, flags.Arg(0), *scale)
+		return fill(ctx, shopAt, *scale)
 	}
 	out, err := os.OpenFile(*acked, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -57,7 +59,7 @@ func run(ctx context.Context, args []string, talk io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	return shop.Writer{
-		ConnString: flags.Arg(0),
+		ConnString: shopAt,
 		Customers:  *customers,
 		Rate:       rate.Limit(*perSecond),
 		Seed:       *seed,
