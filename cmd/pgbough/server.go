@@ -108,6 +108,7 @@ func (c *serverCommand) run(ctx context.Context, cmd *cobra.Command) error {
 type server struct {
 	catalog  *catalog.Catalog
 	storage  *storage.Storage
+	poolLock *os.File
 	launcher *sandbox.Launcher
 	service  *branch.Service
 	listener net.Listener
@@ -161,6 +162,9 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 		UID: c.uid, GID: c.uid, Log: log,
 	})
 	if err != nil {
+		return nil, err
+	}
+	if s.poolLock, err = lockPool(s.storage.Pool.Dir()); err != nil {
 		return nil, err
 	}
 	cred := postgres.Credential{UID: c.uid, GID: c.uid}
@@ -229,7 +233,10 @@ func (s *server) close(ctx context.Context, log *slog.Logger) error {
 	if s.launcher != nil {
 		errs = append(errs, s.launcher.Close())
 	}
-	if s.storage != nil {
+	if s.poolLock != nil {
+		_ = s.poolLock.Close() // it has no content; open, it would keep the pool mounted
+	}
+	if s.storage != nil && s.poolLock != nil { // without the lock another server may use what is mounted
 		errs = append(errs, s.storage.Close(ctx))
 	}
 	if s.catalog != nil {

@@ -101,6 +101,12 @@ func Adopt(ctx context.Context, l Launcher, cfg Config, log *slog.Logger) (*Serv
 	if err != nil || !ok {
 		return nil, false, err
 	}
+	// What a start writes first: without it somebody has removed the run
+	// directory, and nobody can reach this Postgres any more.
+	if _, err := os.Lstat(filepath.Join(cfg.RunDir, "etc", "postgresql.conf")); errors.Is(err, os.ErrNotExist) {
+		log.WarnContext(ctx, "a running Postgres has lost its run directory; it is started anew", "volume", cfg.ID)
+		return nil, false, proc.Kill(ctx)
+	}
 	return &Server{cfg: cfg, proc: proc, log: log}, true, nil
 }
 
