@@ -64,7 +64,6 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 		if ok {
 			if _, alive := f.Spare(spare.VolumeID); alive {
 				r.State.VolumeID = spare.VolumeID
-				s.wakeKeeper(r.ProjectID)
 				return nil
 			}
 			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
@@ -162,6 +161,8 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	opened := make(chan struct{})
 	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
 	defer func() { <-opened }()
+	// So that the answer to the create need not measure it.
+	s.wg.Go(func() { _, _ = s.usage(s.ctx, r.State.VolumeID) })
 	err = spare.WaitReplay(ctx, r.State.Asked)
 	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && errors.Is(err, context.DeadlineExceeded) {
 		st := f.Status()
@@ -313,6 +314,7 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
+	defer s.wakeKeeper(p.ID)
 	return s.serve(ctx, p, b)
 }
 

@@ -84,6 +84,9 @@ func (s *Service) tend(projectID string) error {
 	case filling > 0 || st.State != pgbough.FollowerStreaming:
 		return nil
 	case ready < s.wanted || stale != nil:
+		if busy, err := s.creating(projectID); busy || err != nil {
+			return err
+		}
 		op, err := s.refill(s.ctx, p)
 		if err != nil {
 			return err
@@ -92,6 +95,18 @@ func (s *Service) tend(projectID string) error {
 		return err
 	}
 	return nil
+}
+
+// creating tells whether a branch is being made of a spare now: a refill would
+// take the processor and the disk from it. The end of the create wakes the keeper.
+func (s *Service) creating(projectID string) (bool, error) {
+	ops, err := s.catalog.Unfinished(s.ctx)
+	for _, op := range ops {
+		if op.ProjectID == projectID && op.Kind == "create_branch" && op.Step > 0 && op.Status == pgbough.OperationRunning {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // discard removes a ready spare, unless somebody has taken it meanwhile.

@@ -66,7 +66,10 @@ type Service struct {
 	ready     map[string]chan struct{}      // closed when a spare of the project becomes ready
 	settling  map[string]context.CancelFunc // by branch id
 
-	knownSettings map[int]postgres.Known // by major version
+	knownSettings map[int]postgres.Known        // by major version
+	installations map[int]postgres.Installation // by major version, as the server found them first
+
+	installing sync.Mutex // guards installations; not mu, which follow holds
 
 	secrets chan quarantine.Secret // made ahead
 	opened  sync.Map               // *quarantine.Quarantine by volume id
@@ -88,6 +91,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		settling:  map[string]context.CancelFunc{},
 
 		knownSettings: map[int]postgres.Known{},
+		installations: map[int]postgres.Installation{},
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
@@ -122,7 +126,7 @@ func (s *Service) Close(ctx context.Context, stop bool) error {
 
 // config is how a Postgres runs on a volume of a project.
 func (s *Service) config(ctx context.Context, p pgbough.Project, volumeID string) (postgres.Config, error) {
-	in, err := postgres.FindInstallation(ctx, p.Source.Major)
+	in, err := s.installation(ctx, p.Source.Major)
 	if err != nil {
 		return postgres.Config{}, err
 	}
@@ -134,6 +138,21 @@ func (s *Service) config(ctx context.Context, p pgbough.Project, volumeID string
 		ID: v.ID, Install: in, DataDir: v.Data, LockFile: v.Lock, RunDir: filepath.Join(s.runDir, v.ID),
 		Superuser: p.Source.Superuser, Credential: s.credential,
 	}, nil
+}
+
+// installation is the newest one of a major version. It is looked for once:
+// asking every binary for its version costs some 50 ms.
+func (s *Service) installation(ctx context.Context, major int) (postgres.Installation, error) {
+	s.installing.Lock()
+	defer s.installing.Unlock()
+	if in, ok := s.installations[major]; ok {
+		return in, nil
+	}
+	in, err := postgres.FindInstallation(ctx, major)
+	if err == nil {
+		s.installations[major] = in
+	}
+	return in, err
 }
 
 // inside are the paths that a configuration file for cfg must use.

@@ -76,7 +76,7 @@ func (s *Service) known(major int) (postgres.Known, error) {
 	if k, ok := s.knownSettings[major]; ok {
 		return k, nil
 	}
-	in, err := postgres.FindInstallation(s.ctx, major)
+	in, err := s.installation(s.ctx, major)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (s *Service) known(major int) (postgres.Known, error) {
 // preload is what of production's libraries is loaded, and what is not.
 func (s *Service) preload(p pgbough.Project, rows []postgres.Setting) ([]postgres.Param, []pgbough.Difference) {
 	available := func(string) bool { return false }
-	if in, err := postgres.FindInstallation(s.ctx, p.Source.Major); err == nil {
+	if in, err := s.installation(s.ctx, p.Source.Major); err == nil {
 		available = in.HasLibrary
 	}
 	plan := quarantine.Preload(quarantine.LibrariesOf(rows), available)

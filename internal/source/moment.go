@@ -138,7 +138,10 @@ const positionSQL = `SELECT r.standby,
 FROM (SELECT pg_is_in_recovery() AS standby OFFSET 0) r`
 
 const settingsSQL = `SELECT name, coalesce(CASE WHEN source IN ('session', 'interactive') THEN reset_val ELSE setting END, ''),
-	coalesce(unit, ''), category, context, source, vartype, coalesce(boot_val, '') FROM pg_settings`
+	coalesce(unit, ''), category, context,
+	CASE WHEN source NOT IN ('session', 'interactive') OR name = 'client_encoding' THEN source
+	     WHEN reset_val IS DISTINCT FROM boot_val THEN 'configuration file' ELSE 'default' END,
+	vartype, coalesce(boot_val, '') FROM pg_settings`
 
 // ask sends everything in one round trip. Each Sync of the extended protocol ends
 // a transaction, so the position is read after the mark has been committed.

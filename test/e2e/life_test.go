@@ -61,10 +61,8 @@ func TestLife(t *testing.T) {
 			s.eventually(10*time.Second, "production has no connection of ours", func() bool {
 				return p.Value(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgbough%'") == "0"
 			})
-			var pool struct{ Volumes []struct{ ID string } }
-			s.json(&pool, "pool")
-			if len(pool.Volumes) > 0 {
-				t.Errorf("volumes left in the pool: %+v", pool.Volumes)
+			if left := s.poolVolumes(); len(left) > 0 {
+				t.Errorf("volumes left in the pool: %+v", left)
 			}
 		})
 	}

@@ -226,9 +226,9 @@ func TestTwoStarts(t *testing.T) {
 		}
 		s.start()
 		s.eventually(time.Minute, "the branch answers", func() bool {
-			s.oneEach()
 			return s.cliFor(20*time.Second, "psql", "mine", "--", "-XAtqc", "SELECT 1").code == 0
 		})
+		s.oneEach()
 	})
 	run("FrozenOrphan", func(t *testing.T) {
 		// A server that died between freezing and thawing the follower.

@@ -11,6 +11,5 @@ ALTER DATABASE shop SET default_statistics_target = 55;
 ALTER ROLE app SET work_mem = '3MB';
 ALTER ROLE app SET enable_mergejoin = off;
 ALTER ROLE app IN DATABASE shop SET seq_page_cost = 1.3;
-ALTER DATABASE postgres SET temp_file_limit = '5GB';
 ALTER ROLE ALL SET lock_timeout = '77s';
 COMMENT ON DATABASE shop IS 'the shop; it''s real';
