@@ -22,6 +22,7 @@ type createState struct {
 	Asked    pgbough.LSN       `json:"asked,omitempty"`     // production's position after the request
 	AskedAt  time.Time         `json:"asked_at,omitzero"`
 	Timeline uint32            `json:"timeline,omitempty"` // production's, with Asked
+	TakenAt  time.Time         `json:"taken_at,omitzero"`
 	Cut      *follower.Cut     `json:"cut,omitempty"`
 	Settings []pgbough.Setting `json:"settings,omitempty"` // production's, read with Asked
 }
@@ -63,7 +64,7 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 		}
 		if ok {
 			if _, alive := f.Spare(spare.VolumeID); alive {
-				r.State.VolumeID = spare.VolumeID
+				r.State.VolumeID, r.State.TakenAt = spare.VolumeID, time.Now()
 				return nil
 			}
 			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
@@ -158,12 +159,14 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
+	if err := s.hurry(ctx, r, spare); err != nil {
+		return err
+	}
 	opened := make(chan struct{})
 	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
-	defer func() { <-opened }()
-	// So that the answer to the create need not measure it.
-	s.wg.Go(func() { _, _ = s.usage(s.ctx, r.State.VolumeID) })
 	err = spare.WaitReplay(ctx, r.State.Asked)
+	<-opened
+	s.rehearse(s.ctx, r.State.VolumeID)
 	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && errors.Is(err, context.DeadlineExceeded) {
 		st := f.Status()
 		return pgbough.Errorf(pgbough.EUnreachable, "the spare did not reach production's position %s within %s: the follower is %s (%s), %d bytes behind", r.State.Asked, short, st.State, st.Reason, st.LagBytes).
@@ -254,6 +257,24 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 	return spare.Reload(s.cutSettings(p, fromNouns(r.State.Settings)))
 }
 
+// hurry lets a taken spare flush nothing until it is promoted. A promotion
+// writes a whole WAL segment anew (xlog.c, XLogInitNewTimeline), and waiting for
+// the disk is most of what it takes. Nothing is lost: quarantine's step makes all
+// of it durable, at the same time as it works, before the branch is published.
+// A restartpoint meanwhile would believe its files durable; a spare has none.
+func (s *Service) hurry(ctx context.Context, r *createRun, spare *follower.Standby) error {
+	p, err := s.catalog.Project(ctx, r.ProjectID)
+	if err != nil {
+		return err
+	}
+	return spare.Reload(s.spareSettings(p, s.inside(spare.Config()), fromNouns(r.State.Settings)) + "fsync = off\n")
+}
+
+// harden makes durable what was written while fsync was off.
+func (s *Service) harden(r *createRun, spare *follower.Standby) error {
+	return postgres.SyncWAL(spare.Config().DataDir, r.State.TakenAt.Add(-time.Minute))
+}
+
 // quarantine cuts everything in the branch that reaches outside, and gives each
 // login role a fresh password. It may run again: then the passwords are newer.
 func (s *Service) quarantine(ctx context.Context, r *createRun) error {
@@ -270,9 +291,15 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
+	hardened := make(chan error, 1)
+	go func() { hardened <- s.harden(r, spare) }()
 	report, err := s.runQuarantine(ctx, p, spare.Server)
-	if err != nil {
+	if err := errors.Join(err, <-hardened); err != nil {
 		return fmt.Errorf("quarantine: %w", err)
+	}
+	// What quarantine wrote: a process that had not yet read that fsync is on again may have flushed it.
+	if err := s.harden(r, spare); err != nil {
+		return err
 	}
 	if err := spare.Reload(s.branchSettings(p, fromNouns(r.State.Settings), false)); err != nil {
 		return err

@@ -72,6 +72,7 @@ func (s *Service) tend(projectID string) error {
 				continue
 			}
 			ready++
+			s.warm(s.ctx, sp)
 			if st.Redo.Sub(sp.Redo) > renewDistance && (stale == nil || sp.Redo < stale.Redo) {
 				stale = &spares[i]
 			}

@@ -2,7 +2,7 @@ package branch
 
 import (
 	"context"
-	"errors"
+	"slices"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/credential"
@@ -13,6 +13,9 @@ import (
 // openQuarantine connects to a spare while it still catches up, so that its
 // quarantine finds connections and warm caches. That it cannot is no failure.
 func (s *Service) openQuarantine(ctx context.Context, projectID string, server *postgres.Server) {
+	if _, ok := s.opened.Load(server.Config().ID); ok {
+		return
+	}
 	p, err := s.catalog.Project(ctx, projectID)
 	if err != nil {
 		return
@@ -22,8 +25,27 @@ func (s *Service) openQuarantine(ctx context.Context, projectID string, server *
 		s.log.DebugContext(ctx, "quarantine cannot look at the spare yet", "err", err)
 		return
 	}
-	s.closeQuarantine(ctx, server.Config().ID) // of an earlier try
-	s.opened.Store(server.Config().ID, q)
+	if old, ok := s.opened.Swap(server.Config().ID, q); ok { // two at a time
+		_ = old.(*quarantine.Quarantine).Close(ctx)
+	}
+}
+
+// warm opens the quarantine of a ready spare, so that a create need not.
+func (s *Service) warm(ctx context.Context, sp pgbough.Spare) {
+	f, err := s.followerOf(sp.ProjectID)
+	if err != nil {
+		return
+	}
+	spare, ok := f.Spare(sp.VolumeID)
+	if !ok {
+		return
+	}
+	s.openQuarantine(ctx, sp.ProjectID, spare.Server)
+	spares, err := s.catalog.Spares(ctx, sp.ProjectID)
+	still := func(now pgbough.Spare) bool { return now.VolumeID == sp.VolumeID && now.State == pgbough.SpareReady }
+	if err != nil || !slices.ContainsFunc(spares, still) {
+		s.closeQuarantine(ctx, sp.VolumeID) // taken or discarded meanwhile; a create opens its own
+	}
 }
 
 func (s *Service) closeQuarantine(ctx context.Context, volumeID string) {
@@ -38,13 +60,20 @@ func (s *Service) runQuarantine(ctx context.Context, p pgbough.Project, server *
 	if q, ok := s.opened.LoadAndDelete(server.Config().ID); ok {
 		q := q.(*quarantine.Quarantine)
 		report, err := q.Run(ctx)
-		err = errors.Join(err, q.Close(context.WithoutCancel(ctx)))
+		s.wg.Go(func() { _ = q.Close(s.ctx) }) // each of its backends takes some milliseconds to end
 		if err == nil {
 			return report, nil
 		}
 		s.log.InfoContext(ctx, "quarantine runs again with new connections", "err", err)
 	}
 	return quarantine.Run(ctx, s.quarantineOptions(p, server))
+}
+
+// rehearse lets the quarantine that was opened before get ready.
+func (s *Service) rehearse(ctx context.Context, volumeID string) {
+	if q, ok := s.opened.Load(volumeID); ok {
+		q.(*quarantine.Quarantine).Rehearse(ctx)
+	}
 }
 
 // quarantineOptions leave old versions of what was cut to Purge, which takes

@@ -143,6 +143,7 @@ func (s *Service) readySpare(ctx context.Context, r *refillRun) error {
 		if sp.VolumeID == r.State.VolumeID && sp.State == pgbough.SpareFilling {
 			sp.State, sp.ReadyAt = pgbough.SpareReady, time.Now()
 			err = s.catalog.PutSpare(ctx, sp)
+			s.warm(ctx, sp)
 		}
 	}
 	s.announce(r.ProjectID)
@@ -155,6 +156,7 @@ func (s *Service) dropSpare(ctx context.Context, r *refillRun) error {
 }
 
 func (s *Service) removeSpare(ctx context.Context, projectID, volumeID string) error {
+	s.closeQuarantine(ctx, volumeID)
 	if f, err := s.followerOf(projectID); err == nil {
 		if err := f.KillSpare(ctx, volumeID); err != nil {
 			return err

@@ -269,7 +269,7 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 	if err != nil {
 		return none, err
 	}
-	return pgbough.Created{Branch: s.view(ctx, p, b), Operation: op}, nil
+	return pgbough.Created{Branch: s.unsized(p, b), Operation: op}, nil
 }
 
 // with makes an operation durable together with the rows that it is about.
@@ -293,7 +293,7 @@ func (s *Service) reuse(ctx context.Context, p pgbough.Project, name string) (cr
 	case err != nil:
 		return created, false, err
 	case b.State == pgbough.BranchReady:
-		return pgbough.Created{Branch: s.view(ctx, p, b)}, true, nil
+		return pgbough.Created{Branch: s.unsized(p, b)}, true, nil
 	}
 	ops, err := s.catalog.Unfinished(ctx)
 	if err != nil {
@@ -301,7 +301,7 @@ func (s *Service) reuse(ctx context.Context, p pgbough.Project, name string) (cr
 	}
 	for _, op := range ops {
 		if op.BranchID == b.ID && op.Kind == "create_branch" {
-			return pgbough.Created{Branch: s.view(ctx, p, b), Operation: op}, true, nil
+			return pgbough.Created{Branch: s.unsized(p, b), Operation: op}, true, nil
 		}
 	}
 	return created, false, nil // it is going away
@@ -326,7 +326,7 @@ func (s *Service) DeleteBranch(ctx context.Context, project, branch string, casc
 	if err != nil {
 		return pgbough.BranchView{}, none, err
 	}
-	v := s.view(ctx, p, b)
+	v := s.unsized(p, b)
 	if b.ID == p.RootBranchID {
 		return v, none, pgbough.Errorf(pgbough.EConflict, "%s is the root branch, which follows production", b.Name).
 			WithHint("remove the whole project with: pgbough project delete %s", p.Name)

@@ -33,7 +33,13 @@ func (s *Service) spareSettings(p pgbough.Project, in postgres.Inside, rows []po
 	plan, _ := s.preload(p, rows)
 	return postgres.File("pgbough: a spare of project "+p.Name,
 		postgres.Floor(rows), s.behaviour(p, rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan,
-		quarantine.UntilRun(), streaming(in, ""))
+		quarantine.UntilRun(), noRestartpoints(), streaming(in, ""))
+}
+
+// noRestartpoints keeps a spare from restartpoints. It has no use for them, since
+// one that fell behind a checkpoint is renewed, and their writes are in the way.
+func noRestartpoints() []postgres.Param {
+	return []postgres.Param{{Name: "checkpoint_timeout", Value: "1d"}, {Name: "max_wal_size", Value: "1TB"}}
 }
 
 // branchSettings are a branch's. Recycled WAL segments are cheaper to write than

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/quarantine"
 )
 
@@ -46,6 +47,10 @@ func (s *Service) settle(ctx context.Context, p pgbough.Project, b pgbough.Branc
 		return err
 	}
 	if err := quarantine.Purge(ctx, s.quarantineOptions(p, server)); err != nil {
+		return err
+	}
+	// Its checkpointer may have learned too late that fsync is on again (hurry).
+	if err := postgres.SyncAll(server.Config().DataDir, time.Time{}); err != nil {
 		return err
 	}
 	// Its row may have changed meanwhile.

@@ -197,8 +197,29 @@ func (s *Service) find(ctx context.Context, project, branch string) (pgbough.Pro
 	return p, b, err
 }
 
+// Unsized is Branch without the sizes, which take longer to measure than the
+// rest to look up.
+func (s *Service) Unsized(ctx context.Context, project, branch string) (pgbough.BranchView, error) {
+	p, b, err := s.find(ctx, project, branch)
+	if err != nil {
+		return pgbough.BranchView{}, err
+	}
+	return s.unsized(p, b), nil
+}
+
 // view is a branch as it is now.
 func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
+	v := s.unsized(p, b)
+	if b.VolumeID == "" {
+		return v
+	}
+	if u, err := s.usage(ctx, b.VolumeID); err == nil {
+		v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
+	}
+	return v
+}
+
+func (s *Service) unsized(p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
 	v := pgbough.BranchView{Branch: b, Compute: s.computes.State(b.VolumeID).State}
 	if b.ID == p.RootBranchID {
 		v.Compute = pgbough.ComputeIdle // the follower is no compute: nobody connects to it
@@ -209,9 +230,6 @@ func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch)
 	}
 	if vol, err := s.pool.Get(b.VolumeID); err == nil {
 		v.Path = vol.Dir
-	}
-	if u, err := s.usage(ctx, b.VolumeID); err == nil {
-		v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
 	}
 	return v
 }

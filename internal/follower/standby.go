@@ -175,7 +175,8 @@ func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN) error {
 // own. Whatever it had received is part of it. Promoting a promoted one returns
 // the same cut.
 func (s *Standby) Promote(ctx context.Context) (Cut, error) {
-	s.Relay.Cut()
+	s.Relay.Hush()
+	defer s.Relay.Cut()
 	var inRecovery bool
 	err := s.ask(ctx, func(c *pgx.Conn) error {
 		if err := c.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&inRecovery); err != nil || !inRecovery {

@@ -72,7 +72,7 @@ func (a *api) createBranch(w http.ResponseWriter, r *http.Request) error {
 		status = http.StatusOK // it was there already
 	}
 	if op.ID == "" || op.Status == pgbough.OperationFinished {
-		if view, err = a.service.Branch(ctx, project, view.ID); err != nil {
+		if view, err = a.service.Unsized(ctx, project, view.ID); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,9 @@ type Service interface {
 	CreateBranch(ctx context.Context, project string, req pgbough.CreateRequest) (pgbough.Created, error)
 	Branches(ctx context.Context, project string) ([]pgbough.BranchView, error)
 	Branch(ctx context.Context, project, branch string) (pgbough.BranchView, error)
+	// Unsized is Branch without its sizes: measuring them can take longer than
+	// making the branch did.
+	Unsized(ctx context.Context, project, branch string) (pgbough.BranchView, error)
 	// SetExpiry sets when a branch goes by itself; the zero time is never.
 	SetExpiry(ctx context.Context, project, branch string, at time.Time) (pgbough.BranchView, error)
 	// DeleteBranch refuses a branch that has children unless cascade is set.

@@ -127,6 +127,7 @@ func TestRunsToTheEnd(t *testing.T) {
 	if diff := cmp.Diff([]string{"do a", "do b", "do c"}, did.get()); diff != "" {
 		t.Error(diff)
 	}
+	e.Close() // the last failpoint comes after the end is seen
 	if diff := cmp.Diff(e.kinds["toy"].Failpoints()[:9], seen); diff != "" {
 		t.Errorf("failpoints:\n%s", diff)
 	}
@@ -165,6 +166,7 @@ func TestFailureIsUndone(t *testing.T) {
 	}
 	want := strings.Fields("toy/a/before toy/a/done toy/a/saved toy/b/before " +
 		"toy/b/undo/before toy/b/undo/done toy/b/undo/saved toy/a/undo/before toy/a/undo/done toy/a/undo/saved")
+	e.Close()
 	if diff := cmp.Diff(want, seen); diff != "" {
 		t.Errorf("failpoints:\n%s", diff)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -54,9 +55,10 @@ func (c Config) LogFile() string { return filepath.Join(c.RunDir, "log", "postgr
 
 // Server is a running Postgres.
 type Server struct {
-	cfg  Config
-	proc Process
-	log  *slog.Logger
+	cfg   Config
+	proc  Process
+	log   *slog.Logger
+	ready atomic.Bool // it has answered
 }
 
 // CheckRunDir tells whether socket paths below dir are short enough.
@@ -175,8 +177,17 @@ func (s *Server) Process() Process { return s.proc }
 func (s *Server) Done() <-chan struct{} { return s.proc.Done() }
 
 // WaitReady waits until it answers on its socket; for a standby that is when
-// it is consistent. It fails when the process ends.
+// it is consistent. It fails when the process ends. One that has answered is
+// not asked again.
 func (s *Server) WaitReady(ctx context.Context) error {
+	if s.ready.Load() {
+		select {
+		case <-s.Done():
+			return s.ended()
+		default:
+			return nil
+		}
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -189,8 +200,9 @@ func (s *Server) WaitReady(ctx context.Context) error {
 		}
 		conn, err := s.Connect(ctx, "template1")
 		if err == nil {
-			err = s.lockSocketDir()
-			return errors.Join(err, conn.Close(ctx))
+			err = errors.Join(s.lockSocketDir(), conn.Close(ctx))
+			s.ready.Store(err == nil)
+			return err
 		}
 		s.log.DebugContext(ctx, "postgres does not answer yet", "volume", s.cfg.ID, "err", err)
 		timer.Reset(4 * time.Millisecond)

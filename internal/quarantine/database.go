@@ -25,6 +25,7 @@ type contents struct {
 	// page on disk: old versions of rows may be there although none lives.
 	Written    []string       `json:"written"`
 	Analyzed   bool           `json:"analyzed"` // pg_statistic knows a catalog with credentials
+	Sampled    bool           `json:"sampled"`  // and holds values of one that are or may be credentials
 	Subscribed map[string]int `json:"subscribed"`
 	Policies   []string       `json:"policies"` // tables of jobTables and secretTables that exist
 	Unlogged   struct {
@@ -53,6 +54,9 @@ SELECT json_build_object(
      FROM pg_foreign_table t WHERE t.ftoptions::text ~* 'pass|secret|token|credential|conn|dsn|key'),
   'written', (SELECT json_agg(c::regclass::text) FROM unnest('{1417,1418}'::oid[]) c WHERE pg_relation_size(c::regclass) > 0),
   'analyzed', EXISTS (SELECT FROM pg_statistic WHERE starelid = ANY (ARRAY(SELECT to_regclass(t)::oid FROM unnest($3::text[]) t))),
+  'sampled', EXISTS (SELECT FROM pg_statistic s JOIN pg_attribute a ON a.attrelid = s.starelid AND a.attnum = s.staattnum
+     JOIN unnest($3::text[], $4::text[]) p(t, c) ON a.attrelid = to_regclass(p.t) AND a.attname = p.c
+     WHERE num_nonnulls(s.stavalues1, s.stavalues2, s.stavalues3, s.stavalues4, s.stavalues5) > 0),
   'subscribed', (SELECT json_object_agg(srsubid, n) FROM (SELECT srsubid::text, count(*) n FROM pg_subscription_rel GROUP BY 1) r),
   'policies', (SELECT json_agg(t) FROM unnest($1::text[], $2::text[]) p(t, c)
      WHERE EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(t) AND attname = c AND NOT attisdropped)),
@@ -62,12 +66,16 @@ SELECT json_build_object(
   'sequences', (SELECT count(*) FROM relation WHERE relkind = 'S')
 )::text`
 
+// forgetSecretsSQL takes what ANALYZE copied of credentials out of pg_statistic.
+const forgetSecretsSQL = `DELETE FROM pg_statistic s USING unnest($1::text[], $2::text[]) p(t, c), pg_attribute a
+	WHERE s.starelid = to_regclass(p.t) AND a.attrelid = s.starelid AND a.attname = p.c AND s.staattnum = a.attnum`
+
 func (s *session) contents(ctx context.Context) (contents, error) {
 	var text string
 	var c contents
 	pt, pc := policyColumns()
-	at, _ := analyzedColumns()
-	if err := s.conn.QueryRow(ctx, contentsSQL, pt, pc, at).Scan(&text); err != nil {
+	at, ac := analyzedColumns()
+	if err := s.conn.QueryRow(ctx, s.statement(lookAtDatabase, contentsSQL), pt, pc, at, ac).Scan(&text); err != nil {
 		return c, fmt.Errorf("look for what to cut in database %q: %w", s.database, err)
 	}
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
@@ -117,10 +125,9 @@ func (s *session) cutDatabase(ctx context.Context, c contents) ([]pgbough.Differ
 	if len(c.Subscribed) > 0 {
 		b.Queue("DELETE FROM pg_subscription_rel")
 	}
-	if c.Analyzed {
+	if c.Sampled {
 		tables, columns := analyzedColumns()
-		b.Queue(`DELETE FROM pg_statistic s USING unnest($1::text[], $2::text[]) p(t, c), pg_attribute a
-			WHERE s.starelid = to_regclass(p.t) AND a.attrelid = s.starelid AND a.attname = p.c AND s.staattnum = a.attnum`, tables, columns)
+		b.Queue(s.statement(forgetSecrets, forgetSecretsSQL), tables, columns)
 	}
 	if err := s.batch(ctx, &b); err != nil {
 		return nil, fmt.Errorf("cut off the foreign servers of database %q: %w", s.database, err)

@@ -56,6 +56,8 @@ type Quarantine struct {
 
 	mu     sync.Mutex
 	others map[string]*session
+
+	rehearsal sync.WaitGroup
 }
 
 // Run opens a quarantine on a promoted spare, runs it and closes it.
@@ -95,6 +97,9 @@ func open(ctx context.Context, o Options, lockTimeout string) (*Quarantine, erro
 
 func (q *Quarantine) look(ctx context.Context) error {
 	var err error
+	if err := q.main.prepare(ctx); err != nil {
+		return err
+	}
 	if q.seen, err = q.main.cluster(ctx); err != nil {
 		return err
 	}
@@ -117,7 +122,11 @@ func (q *Quarantine) look(ctx context.Context) error {
 				q.o.Log.DebugContext(ctx, "a database cannot be looked at yet", "database", db.Name, "err", err)
 				return nil
 			}
-			if _, err := s.contents(ctx); err != nil {
+			err = s.prepare(ctx)
+			if err == nil {
+				_, err = s.contents(ctx)
+			}
+			if err != nil {
 				q.o.Log.DebugContext(ctx, "a database cannot be looked at yet", "database", db.Name, "err", err)
 				return s.close(ctx)
 			}
@@ -128,6 +137,29 @@ func (q *Quarantine) look(ctx context.Context) error {
 	return g.Wait()
 }
 
+// Rehearse looks at everything again in the background, which Run waits for.
+// Sessions that stood idle have lost their plans and caches to what was replayed
+// meanwhile; this way that is mended while the spare is being promoted.
+func (q *Quarantine) Rehearse(ctx context.Context) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	look := func(s *session, also func() error) {
+		q.rehearsal.Go(func() {
+			_, err := s.contents(ctx)
+			if err == nil && also != nil {
+				err = also()
+			}
+			if err != nil {
+				q.o.Log.DebugContext(ctx, "a rehearsal failed", "database", s.database, "err", err)
+			}
+		})
+	}
+	look(q.main, func() error { _, err := q.main.cluster(ctx); return err })
+	for _, s := range q.others {
+		look(s, nil)
+	}
+}
+
 func (q *Quarantine) keep(s *session) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -136,6 +168,7 @@ func (q *Quarantine) keep(s *session) {
 
 // Close closes its sessions.
 func (q *Quarantine) Close(ctx context.Context) error {
+	q.rehearsal.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var errs []error
@@ -177,6 +210,7 @@ func (q *Quarantine) in(ctx context.Context, database string, fn func(*session) 
 // run again, also after a crash in the middle of it; what was dropped or
 // disabled before the crash is not reported again.
 func (q *Quarantine) Run(ctx context.Context) (Report, error) {
+	q.rehearsal.Wait()
 	clock := stopwatch{last: time.Now()}
 	var report Report
 	if err := q.revive(ctx); err != nil {

@@ -42,6 +42,7 @@ func sessionParams(major int, lockTimeout string) map[string]string {
 		"row_security":                        "off",
 		"vacuum_cost_delay":                   "0",
 		"jit":                                 "off",
+		"plan_cache_mode":                     "force_generic_plan", // so that prepare leaves a plan
 		// Triggers on the tables of job schedulers do not fire.
 		"session_replication_role": "replica",
 		// No library of production is loaded for us.
@@ -76,6 +77,7 @@ type session struct {
 	database string
 	conn     *pgx.Conn
 	notices  []*pgconn.Notice
+	prepared bool
 }
 
 func (q *Quarantine) connect(ctx context.Context, database string) (*session, error) {
@@ -104,6 +106,37 @@ func (s *session) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return s.conn.Close(ctx)
+}
+
+// The statements that a session prepares ahead, by their names.
+const (
+	lookAtCluster  = "look_at_cluster"
+	lookAtDatabase = "look_at_database"
+	forgetSecrets  = "forget_secrets"
+)
+
+// prepare parses and plans ahead what Run asks every database: on a promoted
+// spare most of its time would be planning. A standby plans also what it could
+// not execute.
+func (s *session) prepare(ctx context.Context) error {
+	for name, sql := range map[string]string{lookAtCluster: clusterSQL, lookAtDatabase: contentsSQL, forgetSecrets: forgetSecretsSQL} {
+		if _, err := s.conn.Prepare(ctx, name, sql); err != nil {
+			return fmt.Errorf("prepare a look at database %q: %w", s.database, err)
+		}
+	}
+	if _, err := s.conn.Exec(ctx, "EXPLAIN EXECUTE "+forgetSecrets+"('{}', '{}')"); err != nil {
+		return fmt.Errorf("plan ahead in database %q: %w", s.database, err)
+	}
+	s.prepared = true
+	return nil
+}
+
+// statement is the prepared statement of that name, or its text.
+func (s *session) statement(name, sql string) string {
+	if s.prepared {
+		return name
+	}
+	return sql
 }
 
 // batch runs statements in one transaction and one round trip.

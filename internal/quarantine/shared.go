@@ -73,7 +73,7 @@ const clusterSQL = `SELECT json_build_object(
 func (s *session) cluster(ctx context.Context) (cluster, error) {
 	var text string
 	var c cluster
-	if err := s.conn.QueryRow(ctx, clusterSQL).Scan(&text); err != nil {
+	if err := s.conn.QueryRow(ctx, s.statement(lookAtCluster, clusterSQL)).Scan(&text); err != nil {
 		return c, fmt.Errorf("look for what to cut: %w", err)
 	}
 	if err := json.Unmarshal([]byte(text), &c); err != nil {

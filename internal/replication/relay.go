@@ -63,9 +63,9 @@ type Relay struct {
 	o        RelayOptions
 	root     *os.Root // of o.Dir
 	listener *net.UnixListener
-	ctx      context.Context // ends with Cut
+	ctx      context.Context // ends with Hush
 	cancel   context.CancelFunc
-	cut      sync.Once
+	hush     sync.Once
 	done     sync.WaitGroup // the accept loop and all sessions
 
 	received, sent, lastByte atomic.Int64 // lastByte in Unix nanoseconds
@@ -73,10 +73,11 @@ type Relay struct {
 	mu      sync.Mutex
 	dial    Dial
 	session *session // the present one
+	silent  net.Conn // to the standby, from Hush to Cut
 	status  RelayStatus
 }
 
-// StartRelay opens the socket and serves it until Cut. Whatever file, socket or
+// StartRelay opens the socket and serves it until Hush or Cut. Whatever file, socket or
 // link is at its place is replaced. Of ctx only the values are used.
 func StartRelay(ctx context.Context, o RelayOptions) (*Relay, error) {
 	if o.DialTimeout == 0 {
@@ -158,17 +159,20 @@ func (r *Relay) SetDial(dial Dial) {
 	}
 }
 
-// Cut closes the socket and every connection and removes the socket's file.
-// When it returns, the relay passes no byte any more, to the standby or from
-// it, and its goroutines have ended. The standby may still read what had been
-// delivered to its own end of the socket before. It may be called again.
-func (r *Relay) Cut() {
-	r.cut.Do(func() {
+// Hush ends relaying: when it returns, no byte passes any more, to the standby
+// or from it, the socket's file is gone, and the goroutines have ended. The
+// standby may still read what had been delivered to its own end of the socket
+// before. Its connection stays open, silent, until Cut: a walreceiver that sees
+// an end makes the startup process wait for wal_retrieve_retry_interval, during
+// which it does not see a promotion either (xlogrecovery.c,
+// WaitForWALToBecomeAvailable). It may be called again.
+func (r *Relay) Hush() {
+	r.hush.Do(func() {
 		_ = r.listener.Close() // it only tells that it is closed already
 		r.mu.Lock()
 		r.cancel() // after this no session begins
 		if r.session != nil {
-			r.session.close()
+			r.silent = r.session.hush()
 		}
 		r.status.Cut = true
 		r.mu.Unlock()
@@ -178,6 +182,17 @@ func (r *Relay) Cut() {
 		r.done.Wait()
 		_ = r.root.Close() // read only
 	})
+}
+
+// Cut is Hush, and closes the standby's connection too. It may be called again.
+func (r *Relay) Cut() {
+	r.Hush()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.silent != nil {
+		_ = r.silent.Close() // it only tells that it is closed already
+		r.silent = nil
+	}
 }
 
 // accept serves the socket until it is closed.

@@ -415,6 +415,40 @@ func TestRelayCutIsAtOnce(t *testing.T) {
 	})
 }
 
+// Between Hush and Cut nothing passes, and the standby does not notice an end.
+func TestRelayHush(t *testing.T) {
+	var up upstreamPipe
+	r := startRelay(t, RelayOptions{Dial: up.dial(t)})
+	standby := dialRelay(t, r)
+	_, err := standby.Write(startupPacket(t, 3<<16, "replication", "true"))
+	must(t, err)
+	upstream := up.conn(t, 0)
+	eventually(t, 5*time.Second, "it is connected through", func() bool { return r.Status().Connected })
+	r.Hush()
+	if _, err := upstream.Write([]byte("x")); err == nil {
+		_ = upstream.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := upstream.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the upstream connection is still there: %v", err)
+		}
+	}
+	if _, err := net.Dial("unix", filepath.Join(r.o.Dir, SocketName)); err == nil {
+		t.Error("the socket still takes connections")
+	}
+	greeting := make([]byte, 4096)
+	must(t, standby.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+	for err == nil {
+		_, err = standby.Read(greeting)
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the standby sees %v, want silence", err)
+	}
+	r.Cut()
+	must(t, standby.SetReadDeadline(time.Now().Add(5*time.Second)))
+	if _, err := standby.Read(greeting); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+		t.Errorf("after the cut the standby sees %v, want the end", err)
+	}
+}
+
 func cutQuickly(t *testing.T, r *Relay) {
 	t.Helper()
 	begin := time.Now()

@@ -30,6 +30,7 @@ type session struct {
 	mu       sync.Mutex
 	upstream net.Conn // the plain connection, below TLS; nil before there is one
 	closed   bool
+	hushed   bool // the standby's connection outlives the session
 }
 
 // close ends the session at once, without a word to either side: a farewell on
@@ -39,10 +40,37 @@ func (s *session) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	_ = s.standby.Close() // it only tells that it is closed already
+	if !s.hushed {
+		_ = s.standby.Close() // it only tells that it is closed already
+	}
 	if s.upstream != nil {
 		_ = s.upstream.Close()
 	}
+}
+
+// hush ends the session like close, but leaves the standby's connection open
+// and returns it. Nobody reads it or writes to it any more.
+func (s *session) hush() net.Conn {
+	s.mu.Lock()
+	s.hushed = true
+	_ = s.standby.SetDeadline(time.Unix(1, 0)) // ends a read or write of ours
+	s.mu.Unlock()
+	s.close()
+	return s.standby
+}
+
+// within gives the standby's side a deadline; 0 is none.
+func (s *session) within(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hushed {
+		return
+	}
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	_ = s.standby.SetDeadline(at) // fails only with the connection
 }
 
 // adopt makes conn the upstream, unless the session was closed meanwhile.
@@ -66,7 +94,7 @@ const startupTimeout = 10 * time.Second
 // serve does everything from the standby's first byte to the last. The error
 // is about the upstream; that the standby goes away is none.
 func (s *session) serve(ctx context.Context) error {
-	_ = s.standby.SetDeadline(time.Now().Add(startupTimeout)) // fails only with the connection
+	s.within(startupTimeout)
 	start, err := readStartup(s.standby)
 	if err == nil {
 		err = start.check()
@@ -88,11 +116,11 @@ func (s *session) serve(ctx context.Context) error {
 	if !s.adopt(upstream.Conn) {
 		return nil
 	}
-	_ = s.standby.SetDeadline(time.Now().Add(startupTimeout))
+	s.within(startupTimeout)
 	if err := greet(s.standby, start, upstream); err != nil {
 		return nil // the standby went away
 	}
-	_ = s.standby.SetDeadline(time.Time{})
+	s.within(0)
 	s.relay.connected(s)
 	return s.splice(ctx, upstream.Conn)
 }

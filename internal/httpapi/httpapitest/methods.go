@@ -202,6 +202,11 @@ func (s *Service) SetExpiry(_ context.Context, project, branch string, at time.T
 	return *b, nil
 }
 
+// Unsized is Branch.
+func (s *Service) Unsized(ctx context.Context, project, branch string) (pgbough.BranchView, error) {
+	return s.Branch(ctx, project, branch)
+}
+
 // DeleteBranch implements httpapi.Service.
 func (s *Service) DeleteBranch(_ context.Context, project, branch string, cascade bool) (pgbough.BranchView, pgbough.Operation, error) {
 	err := s.enter("DeleteBranch")
