@@ -74,6 +74,22 @@ func TestRow(t *testing.T) {
 	}
 }
 
+// A bar names the sizes that were measured, whatever they are.
+func TestScaling(t *testing.T) {
+	var r report
+	for size, ms := range map[float64]float64{0.1: 1000, 1: 1200, 10: 1400} {
+		r.Rows = append(r.Rows, newRow("create", "create now", size, unitMS, sample{ms}))
+	}
+	r.scaling([]float64{0.1, 1, 10})
+	got := map[string]bool{}
+	for _, x := range r.Rows[3:] {
+		got[x.Bar.Text] = *x.Met
+	}
+	if diff := cmp.Diff(map[string]bool{"1 GB <= 1.3 x 0.1 GB": true, "10 GB <= 1.3 x 0.1 GB": false}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestShow(t *testing.T) {
 	got := []string{show(1.25, unitMS), show(123.4, unitMS), show(1234, unitMS), show(12345, unitMS), show(3<<20, unitBytes), show(math.NaN(), unitMS)}
 	want := []string{"1.2 ms", "123 ms", "1.23 s", "12.3 s", "3.0 MB", ""}
@@ -90,7 +106,7 @@ func TestParse(t *testing.T) {
 	if o.mainSize != 10 || !o.wants("lag") || o.wants("bytes") || o.debt != 2<<20 {
 		t.Errorf("got %+v", o)
 	}
-	for _, args := range [][]string{{"-rows", "nothing"}, {"-sizes", "-1"}, {"-samples", "0"}} {
+	for _, args := range [][]string{{"-rows", "nothing"}, {"-sizes", "-1"}, {"-samples", "0"}, {"-repeats", "2"}} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%q is taken", args)
 		}

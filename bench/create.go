@@ -128,6 +128,9 @@ func (g *rig) create(ctx context.Context) error {
 	slow := create
 	slow.Key, slow.Measure, slow.Note, slow.Values = "create_recover", "create now, against recover", "", nil
 	slow = slow.against("recover", recovered.median()).barred(bar{Text: "<= 1/20 of recover", Limit: 1. / 20, Of: "ratio"})
+	if g.bulk > 0 {
+		slow = slow.noted("of the debt %s are updates in bulk", show(float64(g.bulk), unitBytes))
+	}
 	g.report.add(create, tail, slow,
 		newRow("create_answer", "of that, until the server answers", g.size, unitMS, answered),
 		newRow("bare", "control bare: exec to first answered query, host file system", g.size, unitMS, bareHost),
@@ -146,7 +149,7 @@ func (g *rig) bound(ctx context.Context) error {
 		return err
 	}
 	say("  production checkpoints, and writes %d MB of WAL again", g.debt>>20)
-	_, err = g.prod.steady(ctx, g.debt)
+	g.bulk, err = g.prod.steady(ctx, g.debt)
 	return err
 }
 

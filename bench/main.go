@@ -13,6 +13,8 @@
 //   - Recover is the control that copy-on-write tools usually are: clone the
 //     follower, take its standby.signal away, start Postgres, which replays all
 //     WAL since production's last checkpoint before it answers.
+//   - Stock is the control of a refill: the same clone of the follower, started
+//     with Postgres's default settings as a standby, until it has caught up.
 //   - Debt is the WAL that production has written since its last checkpoint.
 //   - The first query is the same everywhere: one row of pgbench_accounts by key.
 package main
@@ -56,7 +58,7 @@ type options struct {
 // rowNames are what --rows may choose, in the order in which they are measured.
 // What is not the create row is measured at the main size only.
 func rowNames() []string {
-	return []string{"create", "refill", "bytes", "lag", "production", "pgbench", "compare"}
+	return []string{"create", "refill", "bytes", "lag", "production", "pgbench", "pools", "compare"}
 }
 
 func main() {
@@ -121,8 +123,8 @@ func parse(args []string) (options, error) {
 		}
 		o.rows = append(o.rows, r)
 	}
-	if o.samples < 1 || o.recovers < 1 || o.repeats < 1 {
-		return o, errors.New("--samples, --recovers and --repeats are at least 1")
+	if o.samples < 1 || o.recovers < 1 || o.repeats < 3 && !quick {
+		return o, errors.New("--samples and --recovers are at least 1, --repeats at least 3")
 	}
 	return o, nil
 }

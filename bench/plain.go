@@ -47,6 +47,16 @@ func (p *plain) configure(settings string) error {
 	)
 }
 
+// follow lets it stream from a production, with the rest of its settings as they are.
+func (p *plain) follow(from *production) error {
+	f, err := os.OpenFile(filepath.Join(p.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "primary_conninfo = 'host=%s port=%d user=postgres'\n", from.socket(), from.port)
+	return errors.Join(err, f.Close())
+}
+
 func (p *plain) socket() string { return filepath.Join(p.dir, "s") }
 
 // start starts it and returns how long it took from the exec to the answer of

@@ -141,8 +141,10 @@ func (p *production) run(rate int) (err error) {
 
 // steady checkpoints it for the last time and lets it write debt bytes of WAL.
 // At small sizes pgbench alone would take long, since a page is logged whole
-// only once after a checkpoint: then the rest is WAL without pages.
-func (p *production) steady(ctx context.Context, debt int64) (padded int64, err error) {
+// only once after a checkpoint and then each transaction is small: then the rest
+// is the same updates without the commits between them, a row of each page at a
+// time. bulk is how much they wrote.
+func (p *production) steady(ctx context.Context, debt int64) (bulk int64, err error) {
 	for _, sql := range []string{"ALTER SYSTEM SET checkpoint_timeout = '1d'", "ALTER SYSTEM SET max_wal_size = '20GB'", "SELECT pg_reload_conf()", "CHECKPOINT"} {
 		if _, err := p.conn.Exec(ctx, sql); err != nil {
 			return 0, err
@@ -159,14 +161,15 @@ func (p *production) steady(ctx context.Context, debt int64) (padded int64, err 
 			break
 		}
 	}
-	for err == nil && have < debt {
-		const message = 1 << 20
-		if _, err = p.conn.Exec(ctx, "SELECT pg_logical_emit_message(false, 'bench', repeat('x', $1))", message); err == nil {
-			padded += message
+	const rowsOfPage = 61 // of pgbench_accounts
+	for i := 0; err == nil && have < debt; i++ {
+		before := have
+		if _, err = p.conn.Exec(ctx, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % $1 = $2", rowsOfPage, i%rowsOfPage); err == nil {
 			have, err = p.debt(ctx)
+			bulk += have - before
 		}
 	}
-	return padded, err
+	return bulk, err
 }
 
 // debt is the WAL since the redo point of its last checkpoint.

@@ -154,7 +154,7 @@ func (r *report) scaling(sizes []float64) {
 		}
 		large.Key, large.Measure, large.Note, large.Values = "create_scaling", "create now, against the smallest size", "", nil
 		large = large.against("create at "+small.Size, float64(small.P50))
-		r.add(large.barred(bar{Text: "10 GB <= 1.3 x 0.1 GB", Limit: 1.3, Of: "ratio"}))
+		r.add(large.barred(bar{Text: fmt.Sprintf("%s <= 1.3 x %s", large.Size, small.Size), Limit: 1.3, Of: "ratio"}))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -32,8 +33,8 @@ type rig struct {
 	root    string // the follower's volume
 	onHost  *plain // bare, on the host's file system
 	onPool  *plain // bare, on the pool's
-	padded  int64
-	made    int // branches
+	bulk    int64  // bytes of production's debt that are not of pgbench
+	made    int    // branches
 }
 
 // measure runs all rows of one size and removes everything.
@@ -55,6 +56,7 @@ func measure(ctx context.Context, o options, size float64, r *report) (err error
 		{"lag", g.lag},
 		{"production", g.pays},
 		{"pgbench", g.throughput},
+		{"pools", g.pools},
 		{"compare", g.compare},
 	} {
 		if !o.wants(m.name) || size != o.mainSize && m.name != "create" {
@@ -100,14 +102,16 @@ func (g *rig) open(ctx context.Context) (err error) {
 		return err
 	}
 	say("  writing %d MB of WAL on production", g.debt>>20)
-	if g.padded, err = g.prod.steady(ctx, g.debt); err != nil {
+	began = time.Now()
+	if g.bulk, err = g.prod.steady(ctx, g.debt); err != nil {
 		return fmt.Errorf("production: %w", err)
 	}
-	if g.padded > 0 {
-		g.report.note("%s: %d MB of production's WAL since its checkpoint are messages without pages, since pgbench alone would take long to write so much on so little data", gigabytes(g.size), g.padded>>20)
-	}
+	g.report.note("%s: production's WAL since its checkpoint was written in %.0f s; %d MB of it are pgbench's updates of accounts in bulk", gigabytes(g.size), time.Since(began).Seconds(), g.bulk>>20)
 	if err := g.server.spare(ctx); err != nil {
 		return err
+	}
+	if !slices.ContainsFunc([]string{"create", "pgbench", "pools", "compare"}, g.wants) {
+		return nil
 	}
 	return g.controls(ctx)
 }
@@ -145,9 +149,18 @@ func (g *rig) poolPath(names ...string) string {
 	return filepath.Join(append([]string{filepath.Dir(filepath.Dir(g.root)), "bench"}, names...)...)
 }
 
-// cloneFollower clones the running follower, held still meanwhile, and makes
-// the clone startable as a primary.
+// cloneFollower clones the running follower and makes the clone startable as a
+// primary.
 func (g *rig) cloneFollower(ctx context.Context, to string) error {
+	if err := g.cloneStandby(ctx, to); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(to, "standby.signal"))
+}
+
+// cloneStandby clones the running follower, held still meanwhile, and makes the
+// clone startable.
+func (g *rig) cloneStandby(ctx context.Context, to string) error {
 	follower, ok, err := g.sandbox.Find(ctx, filepath.Base(g.root))
 	if err != nil || !ok {
 		return errors.Join(err, errors.New("the follower's Postgres is not found"))
@@ -159,7 +172,7 @@ func (g *rig) cloneFollower(ctx context.Context, to string) error {
 	if err = errors.Join(err, follower.Thaw()); err != nil {
 		return err
 	}
-	for _, name := range []string{"standby.signal", "postmaster.pid", "postmaster.opts"} {
+	for _, name := range []string{"postmaster.pid", "postmaster.opts"} {
 		if err := os.Remove(filepath.Join(to, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
