@@ -68,6 +68,8 @@ type server struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	log  *os.File
+	// source is the production that nothingLost asks, once one is attached directly.
+	source *pgtest.Server
 }
 
 // startServer starts a server on a data directory of its own. At the end of the
@@ -202,11 +204,8 @@ func (s *server) cleanup() {
 // leftovers are mounts, loop devices and processes of this server's data directory.
 func (s *server) leftovers() []string {
 	var left []string
-	mounts, _ := os.ReadFile("/proc/self/mounts")
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, s.dir+"/") {
-			left = append(left, "mount "+strings.TrimSpace(line))
-		}
+	for _, m := range s.mounts() {
+		left = append(left, "mount "+m)
 	}
 	if out, err := exec.Command("losetup", "-a").Output(); err == nil {
 		for line := range strings.Lines(string(out)) {
@@ -299,10 +298,18 @@ type statusJSON struct {
 			State      string  `json:"state"`
 			Reason     string  `json:"reason"`
 			ReplayLSN  string  `json:"replay_lsn"`
+			RedoLSN    string  `json:"redo_lsn"`
 			LagBytes   int64   `json:"lag_bytes"`
 			LagSeconds float64 `json:"lag_seconds"`
 		} `json:"follower"`
-		Spares struct{ Ready, Wanted int } `json:"spares"`
+		Spares struct {
+			Ready, Wanted int
+			List          []struct {
+				VolumeID string `json:"volume_id"`
+				State    string `json:"state"`
+				RedoLSN  string `json:"redo_lsn"`
+			}
+		} `json:"spares"`
 	} `json:"projects"`
 	Pool struct {
 		Kind                               string
@@ -366,6 +373,7 @@ func sourceOf(p *pgtest.Server) string {
 func (s *server) attach(p *pgtest.Server) {
 	s.t.Helper()
 	s.must("attach", "shop", "--source", sourceOf(p), "--role", "app")
+	s.source = p
 }
 
 // writer commits numbered rows as fast as it can, and knows which were acknowledged.

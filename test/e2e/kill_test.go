@@ -9,6 +9,44 @@ import (
 	"github.com/pgbough/pgbough/internal/pgtest"
 )
 
+// killing is a place where the server is killed. fault, if there is one, is
+// what goes wrong before, so that the operation is undone.
+type killing struct{ kind, place, fault string }
+
+func (k killing) failpoint() string {
+	if k.fault == "" {
+		return k.place + "=kill"
+	}
+	return k.fault + "=error;" + k.place + "=kill"
+}
+
+// killings are every step boundary of create, delete and refill, forward and
+// back.
+func killings() []killing {
+	steps := map[string][]string{
+		"create_branch": {"take", "catch_up", "promote", "quarantine", "publish"},
+		"delete_branch": {"mark", "destroy", "forget"},
+		"refill_spare":  {"clone", "start", "ready"},
+	}
+	var all []killing
+	for _, kind := range []string{"create_branch", "delete_branch", "refill_spare"} {
+		for _, step := range steps[kind] {
+			for _, at := range []string{"before", "done", "saved"} {
+				all = append(all, killing{kind: kind, place: kind + "/" + step + "/" + at})
+			}
+		}
+	}
+	back := func(kind, fault string, places ...string) {
+		for _, place := range places {
+			all = append(all, killing{kind, kind + "/" + place, kind + "/" + fault})
+		}
+	}
+	back("create_branch", "publish/before", "quarantine/undo/saved", "take/undo/before")
+	back("create_branch", "promote/done", "take/undo/done", "take/undo/saved")
+	back("refill_spare", "ready/before", "start/undo/done", "clone/undo/before", "clone/undo/done", "clone/undo/saved")
+	return all
+}
+
 // TestKillAtEveryStep kills the server at every step boundary of create, delete
 // and refill, and starts it again: what was acknowledged is there with its rows,
 // and what was not is finished or gone without a trace.
@@ -19,114 +57,74 @@ func TestKillAtEveryStep(t *testing.T) {
 	s.attach(p)
 	s.must("branch", "create", "keep")
 	rows := s.query("keep", "SELECT count(*) FROM acked")
-
-	steps := map[string][]string{
-		"create_branch": {"take", "catch_up", "promote", "quarantine", "publish"},
-		"delete_branch": {"mark", "destroy", "forget"},
-		"refill_spare":  {"clone", "start", "ready"},
-	}
-	for _, kind := range []string{"create_branch", "delete_branch", "refill_spare"} {
-		for _, step := range steps[kind] {
-			for _, at := range []string{"before", "done", "saved"} {
-				place := fmt.Sprintf("%s/%s/%s", kind, step, at)
-				t.Run(place, func(t *testing.T) {
-					defer func(outer *testing.T) { s.t = outer }(s.t)
-					s.t = t
-					name := strings.NewReplacer("/", "-", "_", "-").Replace(place)
-					s.waitSpare()
-					if kind == "delete_branch" {
-						s.must("branch", "create", name)
-						s.waitSpare()
-					}
-					s.settled("before " + place) // a refill under way would be resumed past its failpoint
-					s.stopKeepingPostgres()
-					s.env = []string{"PGBOUGH_FAILPOINT=" + place + "=kill"}
-					if err := s.tryStart(); err != nil && s.running() { // it may be killed before it is ready
-						t.Fatal(err)
-					}
-					before := w.acked()
-					switch kind {
-					case "delete_branch":
-						s.cli("branch", "delete", name)
-					default:
-						s.cli("branch", "create", name) // a refill follows it
-					}
-					for try := 0; s.running(); try++ {
-						select {
-						case <-s.done:
-						case <-time.After(20 * time.Second):
-							if try == 3 {
-								t.Fatalf("the server was not killed at %s\n%s", place, s.logTail(30))
-							}
-							// A spare that was renewed meanwhile filled the gap: make another.
-							s.cli("branch", "create", fmt.Sprintf("%s-%d", name, try))
-						}
-					}
-					s.env = nil
-					s.start()
-					s.settled(name)
-					if got := s.query("keep", "SELECT count(*) FROM acked"); got != rows {
-						t.Errorf("rows in the branch that was there: %s, want %s", got, rows)
-					}
-					if kind != "delete_branch" && s.cli("branch", "get", name).code == 0 {
-						if got := s.query(name, fmt.Sprintf("SELECT count(*) = max(n) AND max(n) >= %d FROM acked", before)); got != "t" {
-							t.Errorf("branch %s is not exactly what was acknowledged before it was asked for", name)
-						}
-						s.must("branch", "delete", name)
-					}
-					s.noOrphans()
-				})
+	for _, k := range killings() {
+		t.Run(k.place, func(t *testing.T) {
+			defer func(outer *testing.T) { s.t = outer }(s.t)
+			s.t = t
+			name := strings.NewReplacer("/", "-", "_", "-").Replace(k.place)
+			s.waitSpare()
+			if k.kind == "delete_branch" {
+				s.must("branch", "create", name)
+				s.waitSpare()
 			}
+			s.settled("before " + k.place) // a refill under way would be resumed past its failpoint
+			s.stopKeepingPostgres()
+			s.env = []string{"PGBOUGH_FAILPOINT=" + k.failpoint()}
+			if err := s.tryStart(); err != nil && s.running() { // it may be killed before it is ready
+				t.Fatal(err)
+			}
+			before := w.acked()
+			more := s.untilKilled(k, name)
+			s.env = nil
+			s.start()
+			s.settled(name)
+			if got := s.query("keep", "SELECT count(*) FROM acked"); got != rows {
+				t.Errorf("rows in the branch that was there: %s, want %s", got, rows)
+			}
+			there := s.cli("branch", "get", name).code == 0
+			if there && (k.kind == "delete_branch" || k.kind == "create_branch" && k.fault != "") {
+				t.Errorf("branch %s is there", name)
+			}
+			if there {
+				if got := s.query(name, fmt.Sprintf("SELECT count(*) = max(n) AND max(n) >= %d FROM acked", before)); got != "t" {
+					t.Errorf("branch %s is not exactly what was acknowledged before it was asked for", name)
+				}
+				more = append(more, name)
+			}
+			for _, b := range more {
+				s.cli("branch", "delete", b) // of those that were made it may never have come to one
+			}
+			s.nothingLost()
+		})
+	}
+}
+
+// untilKilled does what leads to the place of k until the server is gone. more
+// are the branches that it asked for besides name.
+func (s *server) untilKilled(k killing, name string) (more []string) {
+	s.t.Helper()
+	if k.kind == "delete_branch" {
+		s.cli("branch", "delete", name)
+	} else {
+		s.cli("branch", "create", name) // a refill follows it
+	}
+	for try := 0; s.running(); try++ {
+		select {
+		case <-s.done:
+		case <-time.After(20 * time.Second):
+			if try == 3 {
+				s.t.Fatalf("the server was not killed at %s\n%s", k.place, s.logTail(30))
+			}
+			// A spare that was renewed meanwhile filled the gap: make another.
+			more = append(more, fmt.Sprintf("%s-%d", name, try))
+			s.cli("branch", "create", more[try])
 		}
 	}
+	return more
 }
 
 // stopKeepingPostgres kills the server; every Postgres stays for the next one.
 func (s *server) stopKeepingPostgres() {
 	s.t.Helper()
 	s.kill()
-}
-
-// settled waits until no operation is unfinished.
-func (s *server) settled(what string) {
-	s.t.Helper()
-	s.eventually(2*time.Minute, "all operations are done after "+what, func() bool {
-		var ops struct {
-			Operations []struct{ Status string } `json:"operations"`
-		}
-		s.json(&ops, "ops")
-		for _, op := range ops.Operations {
-			if op.Status == "running" || op.Status == "cancelling" || op.Status == "scheduling" {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// noOrphans checks that every volume of the pool is known, and that the pool,
-// the branches and the spares count the same.
-func (s *server) noOrphans() {
-	s.t.Helper()
-	s.eventually(time.Minute, "a spare is ready and nothing is left over", func() bool {
-		st := s.status()
-		if len(st.Projects) != 1 || st.Projects[0].Spares.Ready < 1 {
-			return false
-		}
-		volumes := s.poolVolumes()
-		var list struct {
-			Branches []struct{ Name string } `json:"branches"`
-		}
-		s.json(&list, "branch", "list")
-		spares := 0
-		for _, v := range volumes {
-			if !v.Known {
-				return false
-			}
-			if v.Role == "spare" {
-				spares++
-			}
-		}
-		return len(volumes) == len(list.Branches)+spares
-	})
 }

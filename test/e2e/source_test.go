@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 type link struct {
 	listener net.Listener
 	ended    sync.WaitGroup
+	moved    atomic.Int64 // bytes, both ways
 
 	mu      sync.Mutex
 	target  string
@@ -96,6 +98,7 @@ func (l *link) copy(to, from net.Conn) {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
+			l.moved.Add(int64(n))
 		}
 		if err != nil {
 			return
@@ -616,6 +619,44 @@ func TestAttachKilled(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestAttachUndone kills the server while it undoes an attach that failed: in the
+// end nothing of it is left, here or on production.
+func TestAttachUndone(t *testing.T) {
+	p := calmProduction(t, pgtest.Options{})
+	s := startServer(t)
+	for _, k := range []killing{
+		{"attach_project", "attach_project/slot/undo/before", "attach_project/slot/done"},
+		{"attach_project", "attach_project/base_backup/undo/done", "attach_project/base_backup/done"},
+		{"attach_project", "attach_project/follow/undo/done", "attach_project/publish/before"},
+		{"attach_project", "attach_project/publish/undo/before", "attach_project/spare/before"},
+		{"attach_project", "attach_project/publish/undo/done", "attach_project/spare/before"},
+		{"attach_project", "attach_project/slot/undo/done", "attach_project/spare/before"},
+	} {
+		t.Run(k.place, func(t *testing.T) {
+			outer := s.t
+			s.t = t
+			defer func() { s.t = outer }()
+			p.Exec(t, "postgres", "CHECKPOINT")
+			s.kill()
+			s.env = []string{"PGBOUGH_FAILPOINT=" + k.failpoint()}
+			s.start()
+			r := s.cli("attach", "shop", "--source", sourceOf(p), "--role", "app")
+			if r.code == 0 {
+				t.Errorf("attach: exit 0 although it failed at %s", k.fault)
+			}
+			select {
+			case <-s.done:
+			case <-time.After(time.Minute):
+				t.Fatalf("the server was not killed at %s: attach said exit %d\n%s", k.place, r.code, r.err)
+			}
+			s.env = nil
+			s.start()
+			s.settled("attach is undone")
+			s.nothingLeft(p)
+		})
 	}
 }
 
