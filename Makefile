@@ -14,8 +14,10 @@ RACE := ./client ./internal/compute ./internal/follower ./internal/httpapi \
 # These start whole servers, each with several Postgres: one after the other.
 E2E := ./test/e2e
 
-# The length and the seed of `make soak`; a failure prints the seed it ran with.
+# `make soak` lasts so long, and until so many branches are made; a failure prints
+# the seed it ran with.
 SOAK_TIME ?= 30m
+SOAK_CREATES ?= 200
 SOAK_SEED ?= $(shell date +%s)
 
 .PHONY: help
@@ -69,7 +71,7 @@ bench: build ## the benchmark table with its controls (long): make bench BENCH="
 
 .PHONY: soak
 soak: ## long randomized runs: make soak SOAK_TIME=2h SOAK_SEED=1
-	PGBOUGH_SOAK_TIME=$(SOAK_TIME) PGBOUGH_SOAK_SEED=$(SOAK_SEED) \
+	PGBOUGH_SOAK_TIME=$(SOAK_TIME) PGBOUGH_SOAK_CREATES=$(SOAK_CREATES) PGBOUGH_SOAK_SEED=$(SOAK_SEED) \
 		$(GO) test -count=1 -p 1 -timeout 0 -run '^TestSoak' -v $(E2E)
 
 .PHONY: clean

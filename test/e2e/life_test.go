@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,13 +17,17 @@ import (
 var majors = []int{15, 18}
 
 // TestLife is the whole slice once: attach a production under load, branch it,
-// write to the branch, and remove everything without a trace.
+// write to the branch, and remove everything without a trace, with every kind of
+// pool.
 func TestLife(t *testing.T) {
-	for _, major := range majors {
-		t.Run(fmt.Sprint(major), func(t *testing.T) {
-			p := production(t, pgtest.Options{Major: major})
+	for _, tc := range []struct {
+		major int
+		pool  string
+	}{{15, "auto"}, {18, "btrfs"}, {15, "copy"}} {
+		t.Run(fmt.Sprintf("%d-%s", tc.major, tc.pool), func(t *testing.T) {
+			p := production(t, pgtest.Options{Major: tc.major})
 			w := startWriter(t, p, "")
-			s := startServer(t)
+			s := startServer(t, "--pool", tc.pool)
 			s.attach(p)
 
 			before := w.acked()
@@ -50,6 +55,7 @@ func TestLife(t *testing.T) {
 				t.Error("production has the branch's table")
 			}
 
+			s.nothingLost()
 			s.must("branch", "delete", "pr-1")
 			if r := s.cli("branch", "get", "pr-1"); r.code != 3 {
 				t.Errorf("branch get of a deleted one: exit %d, want 3\n%s", r.code, r.err)
@@ -70,42 +76,61 @@ func TestLife(t *testing.T) {
 
 // TestExactlyNow is promise 1 at random moments under load.
 func TestExactlyNow(t *testing.T) {
-	p := production(t, pgtest.Options{})
-	s := startServer(t, "--spares", "2")
-	s.attach(p)
-	for _, tc := range []struct {
-		name, session string
-		creates       int
-	}{{"synchronous", "", 12}, {"asynchronous", "SET synchronous_commit = off", 8}} {
-		t.Run(tc.name, func(t *testing.T) {
-			defer func(outer *testing.T) { s.t = outer }(s.t)
-			s.t = t
-			w := startWriter(t, p, tc.session)
-			defer w.end()
-			for i := range tc.creates {
-				name := fmt.Sprintf("%s-%d", tc.name, i)
-				before := w.acked()
-				s.must("branch", "create", name)
-				var b branchJSON
-				s.json(&b, "branch", "get", name)
-				got := s.query(name, "SELECT count(*), max(n) FROM acked")
-				var count, last int64
-				if _, err := fmt.Sscanf(got, "%d|%d", &count, &last); err != nil {
-					t.Fatalf("%q: %v", got, err)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	const async = "SET synchronous_commit = off"
+	for _, major := range majors {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			p := production(t, pgtest.Options{Major: major})
+			s := startServer(t, "--spares", "2")
+			s.attach(p)
+			for _, tc := range []struct {
+				name     string
+				creates  int
+				sessions []string
+			}{
+				{"synchronous", 6, []string{""}},
+				{"asynchronous", 6, []string{async}},
+				{"sessions", 8, []string{"", "", async, async}},
+			} {
+				if major != majors[0] && len(tc.sessions) == 1 {
+					continue // the sessions have both
 				}
-				lsn := switchPoint(t, b.Branch.Path)
-				if count != last {
-					t.Errorf("%s: %d rows up to %d: not a prefix of commit order", name, count, last)
-				}
-				if last < before {
-					t.Errorf("%s: newest row %d, but %d was acknowledged before the request", name, last, before)
-				}
-				if b.Branch.ParentLSN != lsn {
-					t.Errorf("%s: reported as cut at %s, its history file says %s", name, b.Branch.ParentLSN, lsn)
-				}
-				s.must("branch", "delete", name)
+				t.Run(tc.name, func(t *testing.T) {
+					defer func(outer *testing.T) { s.t = outer }(s.t)
+					s.t = t
+					c := startCrowd(t, p, tc.sessions...)
+					defer c.end(t)
+					for i := range tc.creates {
+						time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
+						s.isNow(c, fmt.Sprintf("%s-%d", tc.name, i))
+					}
+				})
 			}
 		})
+	}
+}
+
+// isNow makes a branch, checks that it is what production had acknowledged and
+// that it is cut where it says, and deletes it.
+func (s *server) isNow(c *crowd, name string) {
+	s.t.Helper()
+	before := c.known()
+	s.must("branch", "create", name)
+	s.checkNow(c, name, before)
+	s.must("branch", "delete", name)
+}
+
+func (s *server) checkNow(c *crowd, name string, before []int64) {
+	s.t.Helper()
+	if missing := c.missing(s, name, before); missing != "" {
+		s.t.Errorf("branch %s is not exactly now: %s", name, missing)
+	}
+	var b branchJSON
+	s.json(&b, "branch", "get", name)
+	if lsn := switchPoint(s.t, b.Branch.Path); b.Branch.ParentLSN != lsn {
+		s.t.Errorf("branch %s is reported as cut at %s, its history file says %s", name, b.Branch.ParentLSN, lsn)
 	}
 }
 

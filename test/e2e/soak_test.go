@@ -13,10 +13,15 @@ import (
 )
 
 // TestSoak does at random what users and accidents do, for PGBOUGH_SOAK_TIME
-// (half a minute where that is not set), and checks after each step that
-// every acknowledged branch is there with its rows and that nothing is left over.
+// (half a minute where that is not set) and until PGBOUGH_SOAK_CREATES branches
+// are made, and checks after each step that every acknowledged branch is there
+// with its rows and that nothing is left over.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(envOr("PGBOUGH_SOAK_TIME", "30s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	creates, err := strconv.Atoi(envOr("PGBOUGH_SOAK_CREATES", "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,21 +32,22 @@ func TestSoak(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p := production(t, pgtest.Options{})
-	w := startWriter(t, p, "")
 	s := startServer(t)
 	s.attach(p)
-
-	k := &soak{t: t, s: s, w: w, random: random, rows: map[string]string{}}
-	for end := time.Now().Add(length); time.Now().Before(end); {
+	// Two of four sessions get acknowledgements of what is not written down yet.
+	const async = "SET synchronous_commit = off"
+	k := &soak{t: t, s: s, c: startCrowd(t, p, "", async, "", async), random: random, rows: map[string]string{}}
+	for end := time.Now().Add(length); time.Now().Before(end) || k.created < creates; {
 		k.step()
 	}
+	s.nothingLost()
 	t.Logf("%d branches created, %d deleted, %d kills of the server, %d of computes", k.created, k.deleted, k.kills, k.computeKills)
 }
 
 type soak struct {
 	t      *testing.T
 	s      *server
-	w      *writer
+	c      *crowd
 	random *rand.Rand
 	rows   map[string]string // what each acknowledged branch must count
 
@@ -52,6 +58,7 @@ const soakBranches = 6 // at most at a time
 
 func (k *soak) step() {
 	k.t.Helper()
+	time.Sleep(time.Duration(k.random.IntN(500)) * time.Millisecond)
 	switch n := k.random.IntN(10); {
 	case len(k.rows) == 0, n < 5 && len(k.rows) < soakBranches:
 		k.create()
@@ -64,17 +71,22 @@ func (k *soak) step() {
 		k.s.kill()
 		k.s.start()
 		k.kills++
+		k.s.nothingLost()
 	default:
 		k.killCompute(k.pick())
 	}
 	for name, want := range k.rows {
 		k.s.eventually(time.Minute, "branch "+name+" answers with its rows", func() bool {
-			r := k.s.cli("psql", name, "--", "-XAtq", "-c", "SELECT count(*) FROM acked")
+			r := k.s.cli("psql", name, "--", "-XAtq", "-c", "SELECT count(*) FROM acked_by")
 			if r.code == 0 && r.out != want+"\n" {
 				k.t.Fatalf("branch %s has %s rows, want %s", name, r.out, want)
 			}
 			return r.code == 0
 		})
+	}
+	k.s.oneEach()
+	if k.t.Failed() {
+		k.t.FailNow()
 	}
 }
 
@@ -82,12 +94,10 @@ func (k *soak) create() {
 	k.t.Helper()
 	k.created++
 	name := fmt.Sprintf("soak-%d", k.created)
-	before := k.w.acked()
+	before := k.c.known()
 	k.s.must("branch", "create", name)
-	if got := k.s.query(name, fmt.Sprintf("SELECT count(*) = max(n) AND max(n) >= %d FROM acked", before)); got != "t" {
-		k.t.Fatalf("branch %s is not exactly what was acknowledged before it was asked for", name)
-	}
-	k.rows[name] = k.s.query(name, "SELECT count(*) FROM acked")
+	k.s.checkNow(k.c, name, before)
+	k.rows[name] = k.s.query(name, "SELECT count(*) FROM acked_by")
 }
 
 func (k *soak) pick() string {
