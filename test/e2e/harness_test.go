@@ -24,7 +24,9 @@ import (
 	"github.com/pgbough/pgbough/internal/pgtest"
 )
 
-var binary string // of pgbough, built once
+// The programs that are tried, built once: what users run, and the same with
+// the race detector, which serves.
+var binary, racing string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -34,15 +36,22 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		binary = filepath.Join(dir, "pgbough")
-		build := exec.Command("go", "build", "-o", binary, "github.com/pgbough/pgbough/cmd/pgbough")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build pgbough: %v\n%s", err, out)
+		binary, racing = filepath.Join(dir, "pgbough"), filepath.Join(dir, "pgbough-race")
+		if err := errors.Join(build(binary, "CGO_ENABLED=0"), build(racing, "CGO_ENABLED=1", "-race")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
 	}())
+}
+
+func build(to, env string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", to, "github.com/pgbough/pgbough/cmd/pgbough")...)
+	cmd.Env = append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build pgbough: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // needRoot skips a test that mounts and starts sandboxes where it cannot; in CI
@@ -111,7 +120,7 @@ func (s *server) start() {
 }
 
 func (s *server) tryStart() error {
-	s.cmd = exec.Command(binary, append([]string{"server", "--data", s.data(), "--api", s.api}, s.args...)...)
+	s.cmd = exec.Command(racing, append([]string{"server", "--data", s.data(), "--api", s.api}, s.args...)...)
 	s.cmd.Stderr = s.log
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -193,6 +202,10 @@ func (s *server) cleanup() {
 		s.t.Logf("tail of the server's log:\n%s", s.logTail(120))
 	}
 	_ = s.log.Close()
+	if log, _ := os.ReadFile(s.log.Name()); bytes.Contains(log, []byte("WARNING: DATA RACE")) {
+		_, race, _ := bytes.Cut(log, []byte("WARNING: DATA RACE"))
+		s.t.Errorf("the server has a data race:%.8000s", race)
+	}
 	if left := s.leftovers(); len(left) > 0 {
 		s.t.Errorf("left behind after the server stopped: %s", strings.Join(left, "; "))
 	}
