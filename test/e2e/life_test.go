@@ -106,6 +106,9 @@ func TestExactlyNow(t *testing.T) {
 						time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 						s.isNow(c, fmt.Sprintf("%s-%d", tc.name, i))
 					}
+					if len(tc.sessions) > 1 {
+						s.seesGaps(c)
+					}
 				})
 			}
 		})
@@ -132,6 +135,26 @@ func (s *server) checkNow(c *crowd, name string, before []int64) {
 	if lsn := switchPoint(s.t, b.Branch.Path); b.Branch.ParentLSN != lsn {
 		s.t.Errorf("branch %s is reported as cut at %s, its history file says %s", name, b.Branch.ParentLSN, lsn)
 	}
+}
+
+// seesGaps is the control: what is missing in a branch is found, also where it is
+// no gap within a session.
+func (s *server) seesGaps(c *crowd) {
+	s.t.Helper()
+	s.must("branch", "create", "gaps")
+	before := c.known()
+	if missing := c.missing(s, "gaps", before); !strings.Contains(missing, "was acknowledged") {
+		s.t.Errorf("rows acknowledged after the create are not missed: %q", missing)
+	}
+	s.query("gaps", "DELETE FROM acked_by WHERE session = 0 AND n > (SELECT max(n) - 20 FROM acked_by WHERE session = 0)")
+	if missing := c.missing(s, "gaps", make([]int64, len(before))); !strings.Contains(missing, "began after") {
+		s.t.Errorf("the newest rows of a session that others knew of are not missed: %q", missing)
+	}
+	s.query("gaps", "DELETE FROM acked_by WHERE session = 1 AND n = 3")
+	if missing := c.missing(s, "gaps", make([]int64, len(before))); !strings.Contains(missing, "session 1 has") {
+		s.t.Errorf("a gap is not seen: %q", missing)
+	}
+	s.must("branch", "delete", "gaps")
 }
 
 // switchPoint is where the newest timeline of a volume leaves its parent, by
