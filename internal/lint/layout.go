@@ -66,6 +66,7 @@ func owners() []Owner {
 		}, "talking to a Postgres"},
 		{"github.com/moby/sys/mountinfo", []string{"internal/volume/..."}, "only the pool mounts"},
 		{"github.com/oklog/run", []string{"cmd/pgbough"}, "the server is a group of actors, put together in one place"},
+		{"github.com/opencontainers/cgroups", []string{"internal/sandbox"}, "what limits a sandbox is set where it is made"},
 		{"github.com/rogpeppe/go-internal", nil, "scripts of the command line are tests"},
 		{"github.com/spf13/cobra", []string{"cmd/pgbough"}, "the command line is parsed in one place"},
 		{"github.com/vbauerster/mpb/v8", []string{"cmd/pgbough"}, "only commands talk to a terminal"},
