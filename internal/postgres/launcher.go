@@ -25,8 +25,17 @@ type Spec struct {
 	LockFile string   // held with flock(2) by the process for its whole life
 	Args     []string // of postgres
 	Env      []string
+	Limits   Limits
 	// Prepare, if given, is called once the lock is held and before anything else: what it changes cannot be a running postmaster's.
 	Prepare func() error `json:"-"`
+}
+
+// Limits is what all processes of one Postgres together may use. A zero leaves it open.
+type Limits struct {
+	Memory    int64   // bytes, its shared memory and what it has of the page cache included
+	CPUs      float64 // how many at most
+	Processes int64
+	Favoured  bool // gets more than others when CPUs are scarce
 }
 
 // Inside tells where a Launcher shows the directories of a Spec to the process.
@@ -62,6 +71,11 @@ type Process interface {
 	Done() <-chan struct{} // closed when the last process of the sandbox has ended
 	// Owns tells whether pid is a process of this sandbox: for SO_PEERCRED of its sockets.
 	Owns(pid int) bool
+	// SetLimits gives it others; what they leave open stays as it is.
+	SetLimits(Limits) error
+	// MemoryKills is how many of its processes the kernel has killed because all of them used more than its memory
+	// limit. It is told after its end too.
+	MemoryKills() int
 }
 
 // Credential is the uid and gid that postmasters run as.

@@ -42,6 +42,7 @@ type Config struct {
 	Settings string
 	// Standby shows the relay directory to it.
 	Standby bool
+	Limits  Limits
 }
 
 // SocketDir is where its unix socket is.
@@ -116,7 +117,8 @@ func (c Config) spec() Spec {
 	s := Spec{
 		ID: c.ID, BinDir: c.Install.BinDir, DataDir: c.DataDir, EtcDir: filepath.Join(c.RunDir, "etc"),
 		Socket: c.SocketDir(), LogFile: c.LogFile(), LockFile: c.LockFile,
-		Env: []string{"LC_ALL=C.UTF-8", "TZ=UTC", "PGDATA=", "PATH=/usr/bin:/bin"},
+		Env:    []string{"LC_ALL=C.UTF-8", "TZ=UTC", "PGDATA=", "PATH=/usr/bin:/bin"},
+		Limits: c.Limits,
 	}
 	if c.Standby {
 		s.Relay = c.RelayDir()

@@ -43,6 +43,9 @@ func (l *Launcher) Find(ctx context.Context, id string) (postgres.Process, bool,
 			l.log.DebugContext(ctx, "a sandbox was not adopted", "volume", id, "err", err)
 			continue
 		}
+		if p.group, err = l.groupOf(p); err != nil {
+			l.log.WarnContext(ctx, "the limits of a running sandbox are not known", "volume", id, "err", err)
+		}
 		if err := p.thaw(context.WithoutCancel(ctx)); err != nil {
 			ended := !alive(p.init)
 			p.close()
@@ -55,6 +58,14 @@ func (l *Launcher) Find(ctx context.Context, id string) (postgres.Process, bool,
 		return p, true, nil
 	}
 	return nil, false, nil
+}
+
+// groupOf is the cgroup of a running sandbox, nil when it has none.
+func (l *Launcher) groupOf(p *process) (*group, error) {
+	if l.groups == nil {
+		return nil, nil
+	}
+	return l.groups.of(p.id, p.boss)
 }
 
 // List returns the ids of all volumes whose postmaster runs in a sandbox.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ type process struct {
 
 	freezer sync.Mutex // held while frozen is being changed
 	frozen  bool
+
+	group *group // nil without one
+	kills atomic.Int64
 
 	// The bwrap outside, when this server started it and not an earlier one.
 	outer *os.File
@@ -92,12 +96,16 @@ func (l *Launcher) watchOver(p *process) {
 	l.watch.Go(func() {
 		err := waitPID(p.init)
 		if err == nil {
+			p.kills.Store(int64(p.MemoryKills()))
 			l.mu.Lock()
 			if l.running[p.id] == p {
 				delete(l.running, p.id)
 			}
 			l.mu.Unlock()
 			close(p.done)
+			if err := p.group.remove(); err != nil {
+				l.log.Debug("a cgroup is left to the next start", "volume", p.id, "err", err)
+			}
 		}
 		p.close()
 	})
@@ -154,6 +162,31 @@ func (p *process) ignoreEnded(err error) error {
 	default:
 		return err
 	}
+}
+
+// SetLimits changes what the sandbox may use.
+func (p *process) SetLimits(limits postgres.Limits) error {
+	if p.group == nil {
+		return nil
+	}
+	return p.ignoreEnded(p.group.limit(limits))
+}
+
+// MemoryKills is how many processes the kernel has killed at the memory limit.
+func (p *process) MemoryKills() int {
+	select {
+	case <-p.done: // and the cgroup is gone
+		return int(p.kills.Load())
+	default:
+	}
+	if p.group == nil {
+		return 0
+	}
+	n, err := p.group.killed()
+	if err != nil {
+		return int(p.kills.Load()) // it ends right now
+	}
+	return n
 }
 
 // Owns tells whether pid is a process of this sandbox.

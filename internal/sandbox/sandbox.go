@@ -8,6 +8,9 @@
 // postmaster.c takes an unknown child that ends with a signal, or a status other
 // than 0 or 1, for a crashed backend and ends every session.)
 //
+// It runs in a cgroup of its own, if the machine has cgroups, with a limit of
+// memory, CPUs and processes.
+//
 // What is inside:
 //
 //   - Own network (only a loopback of its own), PID, IPC, UTS, cgroup and mount
@@ -33,6 +36,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,6 +76,8 @@ type Launcher struct {
 	setpriv string
 	filter  []byte
 	userns  *os.File // nil where there are no user namespaces
+	groups  *groups  // nil where there are no cgroups
+	noLimit error    // why
 
 	watch    sync.WaitGroup
 	mu       sync.Mutex
@@ -112,19 +118,48 @@ func New(o Options) (*Launcher, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	if l.userns, err = newUserNamespace(ctx, l.cred); err == nil {
-		if err = l.probe(ctx); err == nil {
+		if err = l.probe(ctx, nil); err == nil {
+			l.openGroups(ctx)
 			return l, nil
 		}
 		_ = l.userns.Close() // only read
 		l.userns = nil
 	}
 	l.log.Warn("sandboxes go without a user namespace of their own", "err", err)
-	if err := l.probe(ctx); err != nil {
+	if err := l.probe(ctx, nil); err != nil {
 		return nil, pgbough.Errorf(pgbough.EInternal, "bubblewrap does not work on this machine: %w", err).
 			WithHint("the server must be root with CAP_SYS_ADMIN, not in an unprivileged container")
 	}
+	l.openGroups(ctx)
 	return l, nil
 }
+
+// openGroups tries cgroups out. Without them sandboxes have no limits.
+func (l *Launcher) openGroups(ctx context.Context) {
+	l.groups, l.noLimit = l.tryGroups(ctx)
+	if l.noLimit != nil {
+		l.log.WarnContext(ctx, "the memory, CPU and processes of sandboxes are not limited", "err", l.noLimit)
+	}
+}
+
+func (l *Launcher) tryGroups(ctx context.Context) (*groups, error) {
+	gs, err := findGroups()
+	if err != nil {
+		return nil, err
+	}
+	g, err := gs.make("probe", postgres.Limits{Memory: 64 << 20, CPUs: 1, Processes: 64, Favoured: true})
+	if err != nil {
+		return nil, err
+	}
+	err = l.probe(ctx, g)
+	if err = errors.Join(err, g.Destroy()); err != nil {
+		return nil, err
+	}
+	return gs, errors.Join(gs.favour(), gs.sweep())
+}
+
+// Unlimited tells why the sandboxes have no limits; nil when they have.
+func (l *Launcher) Unlimited() error { return l.noLimit }
 
 // Close stops watching the running sandboxes, and leaves them running. The
 // Done channel of a process closes no more. Calling it again does nothing.
@@ -155,10 +190,10 @@ func (l *Launcher) Inside(s postgres.Spec) postgres.Inside {
 	return in
 }
 
-// probe runs the shell of an empty sandbox.
-func (l *Launcher) probe(ctx context.Context) error {
+// probe runs the shell of an empty sandbox, in a cgroup if there is one.
+func (l *Launcher) probe(ctx context.Context, g *group) error {
 	var errs strings.Builder
-	r, err := l.command(ctx, root{id: "probe"}, []string{"/bin/sh", "-c", ":"}, nil, &errs)
+	r, err := l.command(ctx, g, root{id: "probe"}, []string{"/bin/sh", "-c", ":"}, nil, &errs)
 	if err != nil {
 		return err
 	}
@@ -191,8 +226,9 @@ const (
 )
 
 // command is bwrap around argv as the unprivileged user. extra become the
-// descriptors from fdLock on. The caller closes the result.
-func (l *Launcher) command(ctx context.Context, r root, argv []string, extra []*os.File, stderr io.Writer) (*run, error) {
+// descriptors from fdLock on. With g all of it runs in that cgroup. The caller
+// closes the result.
+func (l *Launcher) command(ctx context.Context, g *group, r root, argv []string, extra []*os.File, stderr io.Writer) (*run, error) {
 	out := &run{}
 	files := append([]*os.File{}, extra...)
 	for len(files) < fdUserns-fdLock {
@@ -228,7 +264,11 @@ func (l *Launcher) command(ctx context.Context, r root, argv []string, extra []*
 		"--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP",
 		"--", l.setpriv, "--reuid", id(l.cred.UID), "--regid", id(l.cred.GID), "--clear-groups",
 		"--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--")
-	out.cmd = exec.CommandContext(ctx, l.bwrap, append(args, argv...)...)
+	whole := append(append([]string{l.bwrap}, args...), argv...)
+	if g != nil {
+		whole = g.enter(whole)
+	}
+	out.cmd = exec.CommandContext(ctx, whole[0], whole[1:]...)
 	out.cmd.Dir = "/"
 	out.cmd.Env = []string{}
 	out.cmd.Stderr = stderr

@@ -278,7 +278,7 @@ func TestHalfMade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		run, err := l.command(t.Context(), r, []string{"/bin/sleep", "0.01"}, []*os.File{lock}, nil)
+		run, err := l.command(t.Context(), nil, r, []string{"/bin/sleep", "0.01"}, []*os.File{lock}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

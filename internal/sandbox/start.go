@@ -65,14 +65,30 @@ func (l *Launcher) Start(ctx context.Context, spec postgres.Spec) (postgres.Proc
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
-	p, err := l.launch(ctx, r, append([]string{binary}, spec.Args...), lock, log)
+	group, err := l.newGroup(ctx, spec)
 	if err != nil {
 		return nil, fmt.Errorf("start the sandbox of volume %s: %w", spec.ID, err)
+	}
+	p, err := l.launch(ctx, group, r, append([]string{binary}, spec.Args...), lock, log)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the sandbox of volume %s: %w", spec.ID, err), group.remove())
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.watchOver(p)
 	return p, nil
+}
+
+// newGroup makes the cgroup of a sandbox, when no process of an earlier one on
+// the volume is left. It is nil where there are none.
+func (l *Launcher) newGroup(ctx context.Context, spec postgres.Spec) (*group, error) {
+	if l.groups == nil {
+		return nil, nil
+	}
+	if err := l.groups.clear(ctx, spec.ID); err != nil {
+		return nil, err
+	}
+	return l.groups.make(spec.ID, spec.Limits)
 }
 
 func (l *Launcher) reserve(id string) error {
@@ -170,13 +186,13 @@ func openLog(path string) (*os.File, error) {
 
 // launch runs bwrap and waits for the hello of the process that becomes the
 // postmaster.
-func (l *Launcher) launch(ctx context.Context, r root, argv []string, lock, log *os.File) (*process, error) {
+func (l *Launcher) launch(ctx context.Context, g *group, r root, argv []string, lock, log *os.File) (*process, error) {
 	ours, theirs, err := helloSockets()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = ours.Close() }()
-	run, err := l.command(context.WithoutCancel(ctx), r, append([]string{"/bin/sh", "-c", initScript, "init"}, argv...), []*os.File{lock, theirs}, log)
+	run, err := l.command(context.WithoutCancel(ctx), g, r, append([]string{"/bin/sh", "-c", initScript, "init"}, argv...), []*os.File{lock, theirs}, log)
 	if err != nil {
 		return nil, errors.Join(err, theirs.Close())
 	}
@@ -206,7 +222,7 @@ func (l *Launcher) launch(ctx context.Context, r root, argv []string, lock, log 
 		_ = run.cmd.Wait() // the log says more than its exit status
 		return nil, fmt.Errorf("%w; the log says: %s", err, textSince(log.Name(), before))
 	}
-	p.outer, p.cmd = outer, run.cmd
+	p.outer, p.cmd, p.group = outer, run.cmd, g
 	return p, nil
 }
 
