@@ -71,6 +71,8 @@ type BranchView struct {
 	OwnBytes     int64  // what no other volume shares
 	LogicalBytes int64  // what it would be as a full copy
 	Path         string // the directory of its volume
+	// Notes tell what went wrong with its Postgres, such as a limit that it ran into.
+	Notes []string
 }
 
 // Connection is one way to connect to a branch. All of it is secret.

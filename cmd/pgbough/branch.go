@@ -155,6 +155,9 @@ func printBranch(w io.Writer, b client.Branch) {
 	if b.Path != "" {
 		t.row("path", b.Path)
 	}
+	for _, note := range b.Notes {
+		t.row("note", note)
+	}
 	t.flush()
 	if len(b.Differences) == 0 {
 		return

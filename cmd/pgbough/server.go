@@ -31,6 +31,10 @@ const (
 	defaultUID     = 64420 // of every Postgres of ours; needs no entry in passwd
 	apiGrace       = 5 * time.Second
 	serverShutdown = 2 * time.Minute
+
+	leastMemory    = 256 << 20
+	leastCPUs      = 0.1
+	leastProcesses = 50
 )
 
 type serverCommand struct {
@@ -39,6 +43,9 @@ type serverCommand struct {
 	sparse, debug         bool
 	uid, spares           int
 	sharedBuffers         string
+	memory                string
+	cpus                  float64
+	processes             int64
 }
 
 // newServerCommand is `pgbough server`: the one process that does everything.
@@ -72,6 +79,9 @@ out below the branches.`,
 	f.IntVar(&c.uid, "uid", defaultUID, "user and group id that each Postgres runs as")
 	f.IntVar(&c.spares, "spares", 1, "how many spares a project has ready")
 	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
+	f.StringVar(&c.memory, "branch-memory", "2GB", "memory of each branch, shared_buffers and its part of the page cache included; empty for no limit")
+	f.Float64Var(&c.cpus, "branch-cpus", 0, "how many CPUs a branch may use at most, such as 1.5; 0 for no limit")
+	f.Int64Var(&c.processes, "branch-pids", 2000, "how many processes a branch may have; 0 for no limit")
 	f.BoolVar(&c.debug, "debug", false, "log more")
 	return cmd
 }
@@ -149,6 +159,10 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if s.catalog, err = catalog.Open(ctx, filepath.Join(data, "catalog.db"), key); err != nil {
 		return nil, err
 	}
+	limits, err := c.limits()
+	if err != nil {
+		return nil, err
+	}
 	size, err := parseSize(c.poolSize)
 	if err != nil {
 		return nil, err
@@ -182,10 +196,31 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	}
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
-		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Spares: c.spares, Image: image, Version: version, Log: log,
+		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Version: version, Log: log,
 		Failpoint: failpoint,
 	})
 	return s, err
+}
+
+// limits are what each branch may use.
+func (c *serverCommand) limits() (postgres.Limits, error) {
+	memory, err := parseSize(c.memory)
+	if err != nil {
+		return postgres.Limits{}, err
+	}
+	if memory != 0 && memory < leastMemory || c.cpus < 0 || c.cpus != 0 && c.cpus < leastCPUs || c.processes < 0 || c.processes != 0 && c.processes < leastProcesses {
+		return postgres.Limits{}, pgbough.Errorf(pgbough.EInvalid, "a Postgres does not work with %s of memory, %v CPUs and %d processes", c.memory, c.cpus, c.processes).
+			WithHint("give each branch at least 256MB, 0.1 CPUs and 50 processes, or 0 (or nothing) for no limit")
+	}
+	return postgres.Limits{Memory: memory, CPUs: c.cpus, Processes: c.processes}, nil
+}
+
+// machineNotes tell what the machine cannot do.
+func machineNotes(l *sandbox.Launcher) []string {
+	if err := l.Unlimited(); err != nil {
+		return []string{"the memory, CPUs and processes of branches are not limited: " + err.Error()}
+	}
+	return nil
 }
 
 // serve answers the API until ctx ends.

@@ -353,8 +353,12 @@ func (s *Service) serve(ctx context.Context, p pgbough.Project, b pgbough.Branch
 		return err
 	}
 	cfg.Settings = s.branchSettings(p, fromNouns(b.Settings), b.Settled)
+	cfg.Limits = s.limits
 	if f, ferr := s.followerOf(p.ID); ferr == nil {
 		if server, ok := f.ReleaseSpare(ctx, b.VolumeID); ok {
+			if err := server.Process().SetLimits(cfg.Limits); err != nil {
+				return fmt.Errorf("limit the Postgres of branch %s: %w", b.Name, err)
+			}
 			s.computes.Take(cfg, server)
 			s.settleLater(p, b)
 			return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -206,7 +207,7 @@ func (s *Service) expire(p pgbough.Project) {
 // Notes are what a person should know of this server: what is in the pool or
 // runs here that the catalog does not know.
 func (s *Service) notes(ctx context.Context, known map[string]bool) []string {
-	notes := []string{"no memory, CPU or disk limits per branch in this version"}
+	notes := slices.Clone(s.machine)
 	ids, err := s.launcher.List(ctx)
 	if err != nil {
 		return append(notes, "running Postgres processes cannot be listed: "+err.Error())

@@ -94,6 +94,10 @@ func (s *Service) startSpare(ctx context.Context, f *follower.Follower, projectI
 	if err != nil {
 		return nil, err
 	}
+	// Only its part of the CPUs changes when it becomes a branch: less memory would
+	// then have to be taken from it.
+	cfg.Limits = s.limits
+	cfg.Limits.Favoured = true
 	cfg.Settings = s.spareSettings(p, s.inside(cfg), rows)
 	return f.StartSpare(ctx, cfg)
 }

@@ -34,8 +34,10 @@ type Options struct {
 	Credential postgres.Credential
 	RunDir     string // holds a directory for each running Postgres
 	Memory     Memory
-	Spares     int    // how many a project should have ready
-	Image      string // the pool's image file, for the status
+	Limits     postgres.Limits // of each branch; its spare has them too
+	Notes      []string        // what the status should tell of the machine
+	Spares     int             // how many a project should have ready
+	Image      string          // the pool's image file, for the status
 	Version    string
 	Log        *slog.Logger
 	Failpoint  func(string)
@@ -49,6 +51,8 @@ type Service struct {
 	credential postgres.Credential
 	runDir     string
 	memory     Memory
+	limits     postgres.Limits
+	machine    []string
 	wanted     int
 	image      string
 	version    string
@@ -83,7 +87,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
+		limits: o.Limits, machine: o.Notes, wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
 		computes:  compute.New(o.Launcher, o.Log),
 		followers: map[string]*follower.Follower{},
 		wake:      map[string]chan struct{}{},
@@ -174,6 +178,7 @@ func (s *Service) follow(ctx context.Context, p pgbough.Project, rootVolume stri
 		return nil, err
 	}
 	cfg.Standby = true
+	cfg.Limits = postgres.Limits{Favoured: true}
 	log := s.log.With("project", p.Name)
 	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, Log: log})
 	if err != nil {

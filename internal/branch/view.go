@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/compute"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/volume"
+	"github.com/pgbough/pgbough/internal/volume/disk"
 )
 
 // Status is the whole server at this moment.
@@ -220,7 +222,8 @@ func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch)
 }
 
 func (s *Service) unsized(p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
-	v := pgbough.BranchView{Branch: b, Compute: s.computes.State(b.VolumeID).State}
+	state := s.computes.State(b.VolumeID)
+	v := pgbough.BranchView{Branch: b, Compute: state.State, Notes: s.branchNotes(state)}
 	if b.ID == p.RootBranchID {
 		v.Compute = pgbough.ComputeIdle // the follower is no compute: nobody connects to it
 	}
@@ -232,6 +235,19 @@ func (s *Service) unsized(p pgbough.Project, b pgbough.Branch) pgbough.BranchVie
 		v.Path = vol.Dir
 	}
 	return v
+}
+
+// branchNotes tell what went wrong with the Postgres of a branch.
+func (s *Service) branchNotes(state compute.State) []string {
+	var notes []string
+	if state.Failure != nil {
+		notes = append(notes, "its Postgres does not run: "+state.Failure.Error())
+	}
+	if state.MemoryKills > 0 {
+		notes = append(notes, fmt.Sprintf("%d of its processes were killed for using more than its memory limit of %v",
+			state.MemoryKills, disk.Bytes(s.limits.Memory)))
+	}
+	return notes
 }
 
 // usageAge is how old a measured usage may be: measuring looks at every extent

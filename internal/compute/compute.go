@@ -54,6 +54,8 @@ type State struct {
 	PID      int
 	Restarts int   // times it ended by itself since this server has known it
 	Failure  error // why it does not run, if it should
+	// MemoryKills is how many processes of it, as it runs now, were killed at its memory limit.
+	MemoryKills int
 }
 
 var (
@@ -101,7 +103,7 @@ func (c *Computes) run(k *compute) {
 			select {
 			case <-k.ctx.Done():
 			case <-server.Done():
-				err = fmt.Errorf("its Postgres ended by itself: %s", postgres.LogTail(k.cfg.LogFile(), 3))
+				err = k.ended(server)
 			}
 		}
 		if k.ctx.Err() != nil {
@@ -160,6 +162,15 @@ func (c *Computes) end(k *compute, log *slog.Logger) {
 		log.WarnContext(ctx, "a compute was not stopped cleanly", "err", err)
 	}
 	k.set(func() { k.server, k.state = nil, pgbough.ComputeIdle })
+}
+
+// ended tells why a Postgres ended that nobody stopped.
+func (k *compute) ended(server *postgres.Server) error {
+	tail := postgres.LogTail(k.cfg.LogFile(), 3)
+	if server.Process().MemoryKills() > 0 {
+		return fmt.Errorf("its Postgres was killed for using more than its memory limit; its log ends: %s", tail)
+	}
+	return fmt.Errorf("its Postgres ended by itself: %s", tail)
 }
 
 func (k *compute) running() *postgres.Server {
@@ -228,7 +239,7 @@ func (c *Computes) State(id string) State {
 	defer k.mu.Unlock()
 	s := State{State: k.state, Restarts: k.restarts, Failure: k.failure}
 	if k.server != nil {
-		s.PID = k.server.Process().PID()
+		s.PID, s.MemoryKills = k.server.Process().PID(), k.server.Process().MemoryKills()
 	}
 	return s
 }

@@ -94,7 +94,7 @@ func wireBranch(v pgbough.BranchView) neonapi.Branch {
 		Primary:        v.ParentID == "", Default: v.ParentID == "",
 		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.CreatedAt.UTC(), ExpiresAt: utc(v.ExpiresAt),
 		ComputeState: string(v.Compute), OwnBytes: v.OwnBytes, LogicalBytes: v.LogicalBytes,
-		Differences: v.Differences, Path: v.Path,
+		Differences: v.Differences, Path: v.Path, Notes: v.Notes,
 	}
 	if v.ParentID != "" {
 		b.InitSource = "parent-data"

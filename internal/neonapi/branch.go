@@ -42,6 +42,8 @@ type Branch struct {
 	// Path is the directory of its volume on the server's machine. Only the
 	// answer for one branch has it.
 	Path string `json:"path,omitempty"`
+	// Notes tell what went wrong with its Postgres, such as a limit that it ran into.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // AnnotationObject names what an annotation belongs to.
