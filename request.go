@@ -69,6 +69,7 @@ type BranchView struct {
 	// resolves nowhere.
 	Host         string
 	OwnBytes     int64  // what no other volume shares
+	LimitBytes   int64  // what it may hold of its own; zero is no limit
 	LogicalBytes int64  // what it would be as a full copy
 	Path         string // the directory of its volume
 	// Notes tell what went wrong with its Postgres, such as a limit that it ran into.

@@ -148,7 +148,11 @@ func printBranch(w io.Writer, b client.Branch) {
 		t.row("parent", b.ParentID)
 		t.row("as it was", b.ParentLSN+", "+moment(b.ParentTimestamp))
 	}
-	t.row("own", size(b.OwnBytes))
+	own := size(b.OwnBytes)
+	if b.LimitBytes > 0 {
+		own += " of " + size(b.LimitBytes)
+	}
+	t.row("own", own)
 	t.row("logical", size(b.LogicalBytes))
 	t.row("created", moment(b.CreatedAt))
 	t.row("expires", expiry(b.ExpiresAt))

@@ -43,7 +43,7 @@ type serverCommand struct {
 	sparse, debug         bool
 	uid, spares           int
 	sharedBuffers         string
-	memory                string
+	memory, disk          string
 	cpus                  float64
 	processes             int64
 }
@@ -80,6 +80,7 @@ out below the branches.`,
 	f.IntVar(&c.spares, "spares", 1, "how many spares a project has ready")
 	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
 	f.StringVar(&c.memory, "branch-memory", "2GB", "memory of each branch, shared_buffers and its part of the page cache included; empty for no limit")
+	f.StringVar(&c.disk, "branch-disk", "", "how much a branch may hold of its own, such as 20GB; empty for no limit but the pool's")
 	f.Float64Var(&c.cpus, "branch-cpus", 0, "how many CPUs a branch may use at most, such as 1.5; 0 for no limit")
 	f.Int64Var(&c.processes, "branch-pids", 2000, "how many processes a branch may have; 0 for no limit")
 	f.BoolVar(&c.debug, "debug", false, "log more")
@@ -163,6 +164,10 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return nil, err
 	}
+	disk, err := parseSize(c.disk)
+	if err != nil {
+		return nil, err
+	}
 	size, err := parseSize(c.poolSize)
 	if err != nil {
 		return nil, err
@@ -196,7 +201,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	}
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
-		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Version: version, Log: log,
+		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Version: version, Log: log,
 		Failpoint: failpoint,
 	})
 	return s, err

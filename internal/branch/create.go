@@ -364,6 +364,7 @@ func (s *Service) serve(ctx context.Context, p pgbough.Project, b pgbough.Branch
 			return nil
 		}
 	}
+	s.stopped.Delete(b.VolumeID)
 	s.computes.Keep(cfg)
 	s.settleLater(p, b)
 	return nil

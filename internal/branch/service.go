@@ -35,6 +35,7 @@ type Options struct {
 	RunDir     string // holds a directory for each running Postgres
 	Memory     Memory
 	Limits     postgres.Limits // of each branch; its spare has them too
+	Disk       int64           // bytes that each branch may hold of its own; zero is no limit
 	Notes      []string        // what the status should tell of the machine
 	Spares     int             // how many a project should have ready
 	Image      string          // the pool's image file, for the status
@@ -52,6 +53,7 @@ type Service struct {
 	runDir     string
 	memory     Memory
 	limits     postgres.Limits
+	disk       int64
 	machine    []string
 	wanted     int
 	image      string
@@ -79,6 +81,7 @@ type Service struct {
 	opened  sync.Map               // *quarantine.Quarantine by volume id
 
 	measured sync.Map // measured by volume id
+	stopped  sync.Map // why the guard has stopped its Postgres, by volume id
 }
 
 // Open makes the service, and brings everything to what the catalog says:
@@ -87,7 +90,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, machine: o.Notes, wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
 		computes:  compute.New(o.Launcher, o.Log),
 		followers: map[string]*follower.Follower{},
 		wake:      map[string]chan struct{}{},
@@ -105,6 +108,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.wg.Go(s.sweep)
+	s.wg.Go(s.guardDisk)
 	s.wg.Go(s.makeSecrets)
 	return s, nil
 }
@@ -232,6 +236,7 @@ func (s *Service) destroy(ctx context.Context, volumeID string) error {
 		return fmt.Errorf("destroy volume %s: %w", volumeID, err)
 	}
 	s.measured.Delete(volumeID)
+	s.stopped.Delete(volumeID)
 	return os.RemoveAll(filepath.Join(s.runDir, volumeID))
 }
 

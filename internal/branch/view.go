@@ -223,8 +223,10 @@ func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch)
 
 func (s *Service) unsized(p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
 	state := s.computes.State(b.VolumeID)
-	v := pgbough.BranchView{Branch: b, Compute: state.State, Notes: s.branchNotes(state)}
-	if b.ID == p.RootBranchID {
+	v := pgbough.BranchView{Branch: b, Compute: state.State, Notes: s.branchNotes(b, state)}
+	if b.ID != p.RootBranchID {
+		v.LimitBytes = s.disk
+	} else {
 		v.Compute = pgbough.ComputeIdle // the follower is no compute: nobody connects to it
 	}
 	if b.VolumeID == "" {
@@ -238,8 +240,11 @@ func (s *Service) unsized(p pgbough.Project, b pgbough.Branch) pgbough.BranchVie
 }
 
 // branchNotes tell what went wrong with the Postgres of a branch.
-func (s *Service) branchNotes(state compute.State) []string {
+func (s *Service) branchNotes(b pgbough.Branch, state compute.State) []string {
 	var notes []string
+	if err := s.whyStopped(b.VolumeID); err != nil {
+		notes = append(notes, err.Error())
+	}
 	if state.Failure != nil {
 		notes = append(notes, "its Postgres does not run: "+state.Failure.Error())
 	}
@@ -327,6 +332,9 @@ func (s *Service) Connection(ctx context.Context, project, branch, role, databas
 	if i < 0 {
 		return pgbough.Connection{}, pgbough.Errorf(pgbough.ENotFound, "branch %s has no login role %q of production's", b.Name, role).
 			WithHint("it has: %s", names(roles))
+	}
+	if err := s.whyStopped(b.VolumeID); err != nil {
+		return pgbough.Connection{}, err
 	}
 	if _, err := s.computes.Wait(ctx, b.VolumeID); err != nil {
 		return pgbough.Connection{}, err

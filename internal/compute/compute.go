@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -242,6 +244,13 @@ func (c *Computes) State(id string) State {
 		s.PID, s.MemoryKills = k.server.Process().PID(), k.server.Process().MemoryKills()
 	}
 	return s
+}
+
+// Running are the ids of all volumes that a compute is kept on.
+func (c *Computes) Running() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.all))
 }
 
 // Stop ends the compute of a volume and waits for its end. A Postgres that runs

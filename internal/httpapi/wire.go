@@ -93,7 +93,7 @@ func wireBranch(v pgbough.BranchView) neonapi.Branch {
 		CreationSource: neonapi.CreationSource,
 		Primary:        v.ParentID == "", Default: v.ParentID == "",
 		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.CreatedAt.UTC(), ExpiresAt: utc(v.ExpiresAt),
-		ComputeState: string(v.Compute), OwnBytes: v.OwnBytes, LogicalBytes: v.LogicalBytes,
+		ComputeState: string(v.Compute), OwnBytes: v.OwnBytes, LimitBytes: v.LimitBytes, LogicalBytes: v.LogicalBytes,
 		Differences: v.Differences, Path: v.Path, Notes: v.Notes,
 	}
 	if v.ParentID != "" {

@@ -35,6 +35,7 @@ type Branch struct {
 	// pgbough's own.
 	ComputeState string `json:"compute_state,omitempty"` // init, active, idle; the root branch has none
 	OwnBytes     int64  `json:"own_bytes"`               // what no other volume shares
+	LimitBytes   int64  `json:"limit_bytes,omitempty"`   // what it may hold of its own; without it, no limit
 	LogicalBytes int64  `json:"logical_bytes"`           // what it would be as a full copy
 	// Differences lists what in the branch is not as it is in production. Only
 	// the answer for one branch has it.

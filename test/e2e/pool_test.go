@@ -125,9 +125,9 @@ func (s *server) volumeOf(branch string) string {
 }
 
 // TestPoolFull fills the pool from inside a branch: production goes on, new
-// branches are refused with the numbers and what to do, and deleting the branch
-// makes everything work again, the follower included, which nothing protects
-// from a branch that fills the pool in this version.
+// branches are refused with the numbers and what to do, the branch is stopped
+// when it comes to the reserve, so that neighbours and the follower go on, and
+// deleting it makes everything work again.
 func TestPoolFull(t *testing.T) {
 	p := calmProduction(t, pgtest.Options{})
 	w := startWriter(t, p, "")
@@ -151,10 +151,18 @@ func TestPoolFull(t *testing.T) {
 	b, _ := json.Marshal(s.status().Pool)
 	t.Logf("pool: %s", b)
 
+	s.eventually(time.Minute, "the notes of the greedy branch tell why it was stopped", func() bool {
+		return strings.Contains(s.notes("greedy"), "no more than its reserve")
+	})
+	s.waitFollower(10*time.Second, "streaming")
 	before := w.acked()
 	time.Sleep(time.Second)
 	if w.acked() == before {
 		t.Error("production has stopped")
+	}
+	filler := filepath.Join(s.data(), "pool", "filler")
+	if out, err := exec.Command("fallocate", "-l", fmt.Sprint(s.status().Pool.Free_bytes), filler).CombinedOutput(); err != nil {
+		t.Fatalf("fill what the stopped branch has given back: %v: %s", err, out)
 	}
 	for i := range 3 {
 		r = s.cliFor(60*time.Second, "branch", "create", fmt.Sprintf("too-much-%d", i))
@@ -163,14 +171,15 @@ func TestPoolFull(t *testing.T) {
 			t.Errorf("branch create on a full pool: exit %d, want 4, how much is free, and what to do\n%s", r.code, r.err)
 		}
 	}
-	if got := s.cliFor(30*time.Second, "psql", "neighbour", "--", "-XAtqc", "SELECT a FROM mine"); strings.TrimSpace(got.out) != "1" {
+	if got := s.cliFor(30*time.Second, "psql", "neighbour", "--", "-XAtqc", "INSERT INTO mine VALUES (1); SELECT count(*) FROM mine"); strings.TrimSpace(got.out) != "2" {
 		t.Errorf("the neighbour of a branch that filled the pool: exit %d\n%s%s", got.code, got.out, got.err)
 	}
+	check(t, os.Remove(filler))
 	s.must("branch", "delete", "greedy")
 	s.waitFollower(2*time.Minute, "streaming")
 	s.waitSpare()
 	s.branchIsNow("again", w)
-	if got := s.query("neighbour", "INSERT INTO mine VALUES (2); SELECT count(*) FROM mine"); got != "2" {
+	if got := s.query("neighbour", "INSERT INTO mine VALUES (2); SELECT count(*) FROM mine"); got != "3" {
 		t.Errorf("rows of the neighbour: %s", got)
 	}
 }
