@@ -230,6 +230,11 @@ func (c *Client) Pool(ctx context.Context) (PoolResponse, error) {
 	return ask[PoolResponse](ctx, c, http.MethodGet, "/pool", nil, nil)
 }
 
+// ResizePool makes the pool's image size bytes large.
+func (c *Client) ResizePool(ctx context.Context, size int64) (PoolResponse, error) {
+	return ask[PoolResponse](ctx, c, http.MethodPost, "/pool/resize", nil, ResizeRequest{SizeBytes: size})
+}
+
 // Prune removes the volumes that the server's catalog does not know, or with
 // dryRun only tells which.
 func (c *Client) Prune(ctx context.Context, dryRun bool) (PruneResponse, error) {

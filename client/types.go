@@ -51,6 +51,8 @@ type (
 	ProjectResponse = neonapi.ProjectResponse
 	// ProjectStatus is one project at one moment.
 	ProjectStatus = neonapi.ProjectStatus
+	// ResizeRequest is the body of POST /pool/resize.
+	ResizeRequest = neonapi.ResizeRequest
 	// PruneRequest is the body of POST /pool/prune.
 	PruneRequest = neonapi.PruneRequest
 	// PruneResponse answers POST /pool/prune: the volumes that were removed, or would be.

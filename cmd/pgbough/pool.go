@@ -32,8 +32,17 @@ the catalog was lost or restored.`,
 	}
 	prune.Flags().BoolVar(&dryRun, "dry-run", false, "only tell which")
 	prune.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	g.addJSON(cmd, prune)
-	cmd.AddCommand(prune)
+	resize := &cobra.Command{
+		Use: "resize SIZE", Short: "Make the pool's image larger, or smaller",
+		Long: `Makes the pool's image file SIZE large, while everything goes on. One with btrfs can
+become smaller too, one with XFS only larger. A pool that is a directory of another
+file system has no size of its own. After a crash, the same command finishes it.`,
+		Example: "  pgbough pool resize 200GB",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return resizePool(cmd.Context(), g, args[0]) },
+	}
+	g.addJSON(cmd, prune, resize)
+	cmd.AddCommand(prune, resize)
 	return cmd
 }
 
@@ -54,6 +63,22 @@ func showPool(ctx context.Context, g *globals) error {
 		line(w, "")
 		printVolumes(w, answer.Pool.Volumes)
 	})
+}
+
+func resizePool(ctx context.Context, g *globals, text string) error {
+	bytes, err := parseSize(text)
+	if err != nil {
+		return err
+	}
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	answer, err := c.ResizePool(ctx, bytes)
+	if err != nil {
+		return err
+	}
+	return g.print(answer, func(w io.Writer) { printPool(w, answer.Pool) })
 }
 
 func printVolumes(w io.Writer, volumes []client.Volume) {

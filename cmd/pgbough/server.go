@@ -201,7 +201,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	}
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
-		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Version: version, Log: log,
+		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
 		Failpoint: failpoint,
 	})
 	return s, err

@@ -34,11 +34,12 @@ type Options struct {
 	Credential postgres.Credential
 	RunDir     string // holds a directory for each running Postgres
 	Memory     Memory
-	Limits     postgres.Limits // of each branch; its spare has them too
-	Disk       int64           // bytes that each branch may hold of its own; zero is no limit
-	Notes      []string        // what the status should tell of the machine
-	Spares     int             // how many a project should have ready
-	Image      string          // the pool's image file, for the status
+	Limits     postgres.Limits                             // of each branch; its spare has them too
+	Disk       int64                                       // bytes that each branch may hold of its own; zero is no limit
+	Notes      []string                                    // what the status should tell of the machine
+	Spares     int                                         // how many a project should have ready
+	Resize     func(ctx context.Context, size int64) error // of the pool, in bytes
+	Image      string                                      // the pool's image file, for the status
 	Version    string
 	Log        *slog.Logger
 	Failpoint  func(string)
@@ -57,6 +58,7 @@ type Service struct {
 	machine    []string
 	wanted     int
 	image      string
+	resize     func(ctx context.Context, size int64) error
 	version    string
 	engine     *operation.Engine
 	computes   *compute.Computes
@@ -90,7 +92,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
 		computes:  compute.New(o.Launcher, o.Log),
 		followers: map[string]*follower.Follower{},
 		wake:      map[string]chan struct{}{},

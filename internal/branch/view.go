@@ -104,6 +104,20 @@ func (s *Service) Pool(ctx context.Context) (pgbough.PoolStatus, error) {
 	return st, nil
 }
 
+// resizeTimeout bounds moving what lies in the part of a pool that goes.
+const resizeTimeout = time.Hour
+
+// ResizePool makes the pool size bytes large. It goes on when the caller has
+// gone: half of it would be of no use.
+func (s *Service) ResizePool(ctx context.Context, size int64) (pgbough.PoolStatus, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resizeTimeout)
+	defer cancel()
+	if err := s.resize(ctx, size); err != nil {
+		return pgbough.PoolStatus{}, err
+	}
+	return s.space()
+}
+
 // owners are all volumes that the catalog knows, with the name of their branch.
 func (s *Service) owners(ctx context.Context) (map[string]string, error) {
 	out := map[string]string{}

@@ -101,10 +101,11 @@ func (a *api) routes() map[string]handler {
 		"GET /operations":                            a.listOperations,
 		"GET /operations/{operation}":                a.getOperation,
 
-		"POST /check":      a.check,
-		"GET /status":      a.getStatus,
-		"GET /pool":        a.getPool,
-		"POST /pool/prune": a.prunePool,
+		"POST /check":       a.check,
+		"GET /status":       a.getStatus,
+		"GET /pool":         a.getPool,
+		"POST /pool/prune":  a.prunePool,
+		"POST /pool/resize": a.resizePool,
 	}
 }
 

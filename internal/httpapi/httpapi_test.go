@@ -520,6 +520,16 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+func TestResize(t *testing.T) {
+	s := withShop(t)
+	if got := at(s.call(t, "POST", "/pool/resize", `{"size_bytes":123456789012}`, 200), "pool", "size_bytes"); got != 123456789012.0 {
+		t.Errorf("resized to %v", got)
+	}
+	for _, body := range []string{`{}`, `{"size_bytes":-1}`, `{"size_bytes":"1GB"}`} {
+		s.call(t, "POST", "/pool/resize", body, 400)
+	}
+}
+
 func TestCheckAndAttach(t *testing.T) {
 	s := newServer(t)
 	s.Findings = []pgbough.Finding{{Name: "wal_level", Status: pgbough.FindingFail, Detail: "minimal", Fix: "ALTER SYSTEM SET wal_level = replica;"}}

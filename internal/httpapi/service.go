@@ -63,6 +63,8 @@ type Service interface {
 
 	// Pool is the pool with all its volumes.
 	Pool(ctx context.Context) (pgbough.PoolStatus, error)
+	// ResizePool makes the pool size bytes large, if it is one that has a size.
+	ResizePool(ctx context.Context, size int64) (pgbough.PoolStatus, error)
 	// Prune removes the volumes that the catalog does not know, or with dryRun
 	// only tells which, and returns them.
 	Prune(ctx context.Context, dryRun bool) ([]pgbough.VolumeStatus, error)

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 
+	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/neonapi"
 )
 
@@ -34,6 +35,21 @@ func (a *api) prunePool(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, neonapi.PruneResponse{DryRun: req.DryRun, Volumes: wireVolumes(volumes)})
+}
+
+func (a *api) resizePool(w http.ResponseWriter, r *http.Request) error {
+	var req neonapi.ResizeRequest
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	if req.SizeBytes <= 0 {
+		return pgbough.Errorf(pgbough.EInvalid, "size_bytes must be the size of the pool in bytes")
+	}
+	pool, err := a.service.ResizePool(r.Context(), req.SizeBytes)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, neonapi.PoolResponse{Pool: wirePool(pool)})
 }
 
 func (a *api) getAuth(w http.ResponseWriter, _ *http.Request) error {

@@ -84,6 +84,12 @@ type PoolResponse struct {
 	Pool Pool `json:"pool"`
 }
 
+// ResizeRequest is the body of POST /pool/resize, which is answered as GET
+// /pool, without volumes.
+type ResizeRequest struct {
+	SizeBytes int64 `json:"size_bytes"`
+}
+
 // PruneRequest is the body of POST /pool/prune.
 type PruneRequest struct {
 	DryRun bool `json:"dry_run"`

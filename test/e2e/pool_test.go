@@ -184,6 +184,31 @@ func TestPoolFull(t *testing.T) {
 	}
 }
 
+// TestPoolResize makes the pool larger while branches are used.
+func TestPoolResize(t *testing.T) {
+	p := calmProduction(t, pgtest.Options{})
+	s := startServer(t, "--pool-size", "2GB", "--pool-sparse=false")
+	s.attach(p)
+	s.must("branch", "create", "used")
+	before := s.status().Pool
+	s.must("pool", "resize", "2500MB")
+	if got := s.status().Pool; got.Size_bytes < before.Size_bytes+400<<20 || got.Free_bytes < before.Free_bytes+300<<20 {
+		t.Errorf("the pool was %+v, and is %+v after a resize", before, got)
+	}
+	if got := s.query("used", "SELECT 1"); got != "1" {
+		t.Errorf("the branch says %q", got)
+	}
+	if r := s.cli("pool", "resize", "1GB"); r.code != 4 || !strings.Contains(r.err, "cannot become smaller") {
+		t.Errorf("smaller: exit %d, want 4 and why\n%s", r.code, r.err)
+	}
+	if r := s.cli("pool", "resize", "1000TB"); r.code != 4 || !strings.Contains(r.err, "does not fit") {
+		t.Errorf("larger than the disk: exit %d, want 4 and why\n%s", r.code, r.err)
+	}
+	if r := s.cli("pool", "resize", "much"); r.code != 2 {
+		t.Errorf("no size: exit %d, want 2", r.code)
+	}
+}
+
 // TestDefaultReserve: a server that is told nothing keeps a reserve too.
 func TestDefaultReserve(t *testing.T) {
 	s := startServer(t)

@@ -374,6 +374,16 @@ func (s *Service) Pool(context.Context) (pgbough.PoolStatus, error) {
 	return pool, err
 }
 
+// ResizePool implements httpapi.Service.
+func (s *Service) ResizePool(_ context.Context, size int64) (pgbough.PoolStatus, error) {
+	err := s.enter("ResizePool")
+	defer s.Unlock()
+	pool := s.pool()
+	pool.Free += size - pool.Size
+	pool.Size = size
+	return pool, err
+}
+
 // Prune implements httpapi.Service.
 func (s *Service) Prune(_ context.Context, dryRun bool) ([]pgbough.VolumeStatus, error) {
 	err := s.enter("Prune")

@@ -41,7 +41,9 @@ func extend(path string, size disk.Bytes, sparse bool) error {
 		return fmt.Errorf("make image: %w", err)
 	}
 	if sparse {
-		err = f.Truncate(int64(size))
+		if err = f.Truncate(int64(size)); errors.Is(err, unix.EFBIG) {
+			err = pgbough.Errorf(pgbough.ENoSpace, "an image of %v does not fit: the disk's file system cannot have so large a file", size)
+		}
 	} else {
 		err = allocate(f, size)
 	}

@@ -28,6 +28,9 @@ type Config struct {
 	Size   disk.Bytes   // of a new image
 	Sparse bool         // a new image takes only what is written to it, and the disk may fill up below it
 	Log    *slog.Logger // what is made, attached and mounted
+	// Failpoint, if given, is called between the steps of Resize; when it fails,
+	// Resize returns at once, as if killed there.
+	Failpoint func(name string) error
 }
 
 // Image is a mounted image.
@@ -39,7 +42,8 @@ type Image struct {
 	Sparse bool   // the file has fewer blocks than its size
 	Device string // the loop device
 
-	log *slog.Logger
+	log  *slog.Logger
+	fail func(name string) error
 }
 
 // Open makes the image unless it is there, and attaches and mounts it unless
@@ -110,6 +114,7 @@ func inspect(ctx context.Context, cfg Config) (*Image, error) {
 		// An allocated file has at least its size in blocks.
 		Sparse: allocated < size,
 		log:    cfg.Log,
+		fail:   cfg.Failpoint,
 	}, nil
 }
 
@@ -157,37 +162,6 @@ func (img *Image) Remove(ctx context.Context) error {
 		return fmt.Errorf("remove image: %w", err)
 	}
 	return disk.SyncDir(filepath.Dir(img.File))
-}
-
-// Grow makes the image and its file system size large, while it is mounted and
-// used. It never shrinks; a smaller size does nothing. After a crash in the
-// middle it is called again.
-func (img *Image) Grow(ctx context.Context, size disk.Bytes) error {
-	allocated, now, err := measure(img.File)
-	if err != nil {
-		return fmt.Errorf("grow image: %w", err)
-	}
-	if size > now {
-		if !img.Sparse {
-			err = checkRoom(img.File, size-allocated, size)
-		}
-		if err == nil {
-			err = extend(img.File, size, img.Sparse)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if _, err := run(ctx, "losetup", "--set-capacity", img.Device); err != nil {
-		return fmt.Errorf("grow image: %w", err)
-	}
-	recipe, _ := recipes(img.FS)
-	if _, err := run(ctx, recipe.grow[0], append(recipe.grow[1:], img.Mount)...); err != nil {
-		return fmt.Errorf("grow image: %w", err)
-	}
-	img.Size = max(size, now)
-	img.log.InfoContext(ctx, "image has grown", "file", img.File, "size_bytes", int64(img.Size))
-	return nil
 }
 
 // create makes, formats and syncs the file under a temporary name, so that a

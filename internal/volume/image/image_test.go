@@ -149,28 +149,6 @@ func TestStaysAllocated(t *testing.T) {
 	}
 }
 
-func TestGrow(t *testing.T) {
-	for _, kind := range []image.FS{image.XFS, image.Btrfs} {
-		t.Run(string(kind), func(t *testing.T) {
-			cfg := config(t, kind)
-			img := open(t, cfg)
-			for range 2 {
-				if err := img.Grow(t.Context(), 600*disk.MiB); err != nil {
-					t.Fatal(err)
-				}
-			}
-			space, err := disk.SpaceOf(cfg.Mount)
-			if err != nil || space.Size < 500*disk.MiB || allocated(t, cfg.File) < 600*disk.MiB {
-				t.Errorf("grown to 600 MB, the file system says %+v (%v)", space, err)
-			}
-			err = img.Grow(t.Context(), 1<<50)
-			if pgbough.ErrorCode(err) != pgbough.ENoSpace {
-				t.Errorf("grow beyond the disk: %v, want no space", err)
-			}
-		})
-	}
-}
-
 func TestOpenRefuses(t *testing.T) {
 	t.Run("too large", func(t *testing.T) {
 		cfg := config(t, image.XFS)

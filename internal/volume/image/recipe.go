@@ -16,7 +16,8 @@ const (
 type recipe struct {
 	least  disk.Bytes // size that the program accepts
 	format []string   // command; the file follows
-	grow   []string   // command; the mount point follows
+	resize []string   // command that makes it as large as the device; the mount point follows
+	shrink []string   // command that makes it smaller; size and mount point follow; nil where it cannot
 	// mount has the options for a preallocated file; sparse those added (and
 	// winning) for a sparse one.
 	mount, sparse string
@@ -36,7 +37,7 @@ func recipes(kind FS) (recipe, bool) {
 		return recipe{
 			least:  300 * disk.MiB,
 			format: []string{"mkfs.xfs", "-q", "-K", "-m", "reflink=1", "-L", "pgbough"},
-			grow:   []string{"xfs_growfs"},
+			resize: []string{"xfs_growfs"},
 			mount:  "noatime,nosuid,nodev",
 			sparse: "discard",
 		}, true
@@ -44,7 +45,8 @@ func recipes(kind FS) (recipe, bool) {
 		return recipe{
 			least:  256 * disk.MiB,
 			format: []string{"mkfs.btrfs", "-q", "-K", "-L", "pgbough"},
-			grow:   []string{"btrfs", "filesystem", "resize", "max"},
+			resize: []string{"btrfs", "filesystem", "resize", "max"},
+			shrink: []string{"btrfs", "filesystem", "resize"},
 			mount:  "noatime,nosuid,nodev,nodiscard",
 			sparse: "discard=async",
 		}, true
@@ -57,7 +59,7 @@ func recipes(kind FS) (recipe, bool) {
 func Programs(kind FS) []string {
 	programs := []string{"losetup", "mount", "umount", "blkid"}
 	if recipe, ok := recipes(kind); ok {
-		programs = append(programs, recipe.format[0], recipe.grow[0])
+		programs = append(programs, recipe.format[0], recipe.resize[0])
 	}
 	return programs
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/volume"
@@ -37,6 +38,8 @@ type Storage struct {
 	Pool   *volume.Pool
 	Image  *image.Image // nil when the pool is a directory of the machine's own file systems
 	Choice Choice
+
+	resizing sync.Mutex
 }
 
 // Open chooses, makes what is missing, mounts and opens the pool. It may be
@@ -61,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 		return nil, pgbough.Errorf(pgbough.EConflict, "the pool in %s is of kind %s, not %s", choice.Dir, s.Choice.Kind, kind).
 			WithHint("start with --pool auto, or choose another data directory")
 	}
-	driver, err := Driver(s.Choice.Kind)
+	driver, err := s.Choice.driver()
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +120,17 @@ func (s *Storage) openImage(ctx context.Context, cfg Config) error {
 		s.Choice.Kind = volume.KindBtrfs
 	}
 	return nil
+}
+
+// Resize makes the pool's image size bytes large, while it is used.
+func (s *Storage) Resize(ctx context.Context, size int64) error {
+	if s.Image == nil {
+		return pgbough.Errorf(pgbough.EConflict, "the pool is in %s, a directory of the machine's own file systems, and has no size of its own", s.Choice.Dir).
+			WithHint("resize that file system with its own tools; pgbough uses all of it")
+	}
+	s.resizing.Lock()
+	defer s.resizing.Unlock()
+	return s.Image.Resize(ctx, disk.Bytes(size))
 }
 
 // defaultReserve is a twentieth of the file system that the pool is on.
