@@ -72,7 +72,7 @@ out below the branches.`,
 	f := cmd.Flags()
 	f.StringVar(&c.data, "data", envOr("PGBOUGH_DATA", "/var/lib/pgbough"), "data directory (PGBOUGH_DATA)")
 	f.StringVar(&c.api, "api", envOr("PGBOUGH_LISTEN", "127.0.0.1:7420"), "address of the API")
-	f.StringVar(&c.pool, "pool", "auto", "auto, btrfs, reflink or copy, with :PATH for a directory that is on such a file system")
+	f.StringVar(&c.pool, "pool", "auto", "auto, btrfs, reflink or copy, with :PATH for a directory that is on such a file system; or zfs:POOL/DATASET (experimental)")
 	f.StringVar(&c.poolSize, "pool-size", "", "size of a new pool image, such as 50GB (default: half of what the disk has free)")
 	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use, so that the follower can go on (default: 5% of the pool)")
 	f.BoolVar(&c.sparse, "pool-sparse", false, "do not take a new image's whole size from the disk at once")

@@ -49,6 +49,7 @@ func exceptions() []Exception {
 		{"internal/volume/btrfs", "internal/volume/...", "a driver implements the port, on what drivers share"},
 		{"internal/volume/copydir", "internal/volume/...", "a driver implements the port, on what drivers share"},
 		{"internal/volume/reflink", "internal/volume/...", "a driver implements the port, on what drivers share"},
+		{"internal/volume/zfs", "internal/volume/...", "a driver implements the port, on what drivers share"},
 		{"internal/volume/image", "internal/volume/disk", "an image file is made with durable writes"},
 		{"internal/volume/storage", "internal/volume/...", "it chooses the driver, so it knows all of them"},
 	}
@@ -80,7 +81,8 @@ func owners() []Owner {
 		{"modernc.org/sqlite", []string{"internal/catalog"}, "what is durable is in the catalog, and SQL to it nowhere else"},
 		{"os/exec", []string{
 			"internal/postgres", "internal/sandbox", "internal/source", "internal/volume/image", "internal/volume/storage",
-			"cmd/pgbough", // psql, and the command of pgbough run
+			"internal/volume/zfs", // whose commands are its interface
+			"cmd/pgbough",         // psql, and the command of pgbough run
 		}, "a process of another program is started by few, with arguments and never through a shell"},
 		{"plugin", nil, "no code is loaded at run time"},
 	}

@@ -32,6 +32,8 @@ type Config struct {
 	PoolID string
 	// Reserve is what Space keeps back for the followers, in bytes.
 	Reserve int64
+	// Size, if given, is the pool's: for file systems that tell only of a part of it.
+	Size int64
 	// Backing is a path on the file system that the pool grows into when it is a
 	// sparse image file; its free space then bounds the pool's.
 	Backing string
@@ -91,8 +93,44 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if err := disk.SyncDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
+	if err := p.mount(ctx); err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
 	cfg.Log.InfoContext(ctx, "pool opened", "pool_id", identity.ID, "kind", identity.Kind, "dir", cfg.Dir)
 	return p, nil
+}
+
+// mount mounts what a reboot has unmounted. One volume that cannot be mounted
+// must not keep the others from being used.
+func (p *Pool) mount(ctx context.Context) error {
+	mounter, ok := p.cfg.Driver.(Mounter)
+	if !ok {
+		return nil
+	}
+	found, err := os.ReadDir(p.volumes)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		data := filepath.Join(p.volumes, f.Name(), dataName)
+		if ok, err := disk.Exists(data); !ok || err != nil {
+			continue
+		}
+		if err := mounter.Mount(ctx, data); err != nil {
+			p.cfg.Log.ErrorContext(ctx, "a volume cannot be mounted", "volume_id", IDOf(data), "err", err)
+		}
+	}
+	return nil
+}
+
+// IDOf is the id of the volume whose data is at dir, finished or not; a dir of
+// nobody's pool goes by its own name. It never changes while the data lives.
+func IDOf(dir string) string {
+	if filepath.Base(dir) != dataName {
+		return filepath.Base(dir)
+	}
+	name := filepath.Base(filepath.Dir(dir))
+	return strings.TrimSuffix(strings.TrimSuffix(name, makingTail), goneTail)
 }
 
 // mkdirAll makes dir with mode perm whatever the umask is; one that is there

@@ -14,6 +14,10 @@ func (p *Pool) Space() (Space, error) {
 	if err != nil {
 		return Space{}, fmt.Errorf("measure pool: %w", err)
 	}
+	if p.cfg.Size != 0 {
+		pool.Size = disk.Bytes(p.cfg.Size)
+		pool.Used = max(0, pool.Size-pool.Free)
+	}
 	free := pool.Free
 	if p.cfg.Backing != "" {
 		backing, err := disk.SpaceOf(p.cfg.Backing)

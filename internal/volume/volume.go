@@ -20,7 +20,7 @@ import (
 // change the same path at a time, and clones one src many times at once.
 // volumetest holds every driver to this contract.
 type Driver interface {
-	// Kind is the name in pool.json and on the command line: btrfs, reflink, copy.
+	// Kind is the name in pool.json and on the command line: btrfs, reflink, copy, zfs.
 	Kind() string
 	// Create makes an empty directory dir whose files can be cloned. It is
 	// durable when Create returns and dir's parent is synced.
@@ -40,11 +40,18 @@ type Driver interface {
 	Usage(ctx context.Context, dir string) (Usage, error)
 }
 
+// Mounter is a Driver whose volumes have to be mounted. After a reboot the pool
+// calls Mount for each of them, finished or not; one that is mounted stays so.
+type Mounter interface {
+	Mount(ctx context.Context, dir string) error
+}
+
 // The kinds of drivers.
 const (
 	KindBtrfs   = "btrfs"
 	KindReflink = "reflink"
 	KindCopy    = "copy"
+	KindZFS     = "zfs" // experimental
 )
 
 // Usage of a volume in bytes. OwnBytes is what no other volume shares, so what its removal would free;

@@ -56,10 +56,25 @@ func writeSynced(path string, data []byte, perm fs.FileMode) (err error) {
 // with fs.ErrExist when there is something at newPath already.
 func Rename(oldPath, newPath string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldPath, unix.AT_FDCWD, newPath, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) {
+		err = renameChecked(oldPath, newPath)
+	}
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: oldPath, New: newPath, Err: err}
 	}
 	return SyncDir(filepath.Dir(newPath))
+}
+
+// renameChecked is for file systems without RENAME_NOREPLACE, such as ZFS before
+// 2.2. Only its callers, which keep out of each other's way, change newPath.
+func renameChecked(oldPath, newPath string) error {
+	switch ok, err := Exists(newPath); {
+	case err != nil:
+		return err
+	case ok:
+		return fs.ErrExist
+	}
+	return unix.Rename(oldPath, newPath)
 }
 
 // SyncDir makes the entries of dir durable.

@@ -20,6 +20,7 @@ import (
 	"github.com/pgbough/pgbough/internal/volume/disk"
 	"github.com/pgbough/pgbough/internal/volume/image"
 	"github.com/pgbough/pgbough/internal/volume/reflink"
+	"github.com/pgbough/pgbough/internal/volume/zfs"
 )
 
 // Auto is the wish to have the best kind that the machine can do.
@@ -37,20 +38,25 @@ const (
 
 // Choice is what a pool stands on.
 type Choice struct {
-	Kind   string   // of the driver
-	Dir    string   // the pool's root
-	Image  string   // the image file that is mounted there; empty for none
-	FS     image.FS // in the image
-	Reason string   // why, for people
+	Kind    string   // of the driver
+	Dir     string   // the pool's root
+	Image   string   // the image file that is mounted there; empty for none
+	FS      image.FS // in the image
+	Dataset string   // of ZFS, that the pool is in; empty for none
+	Reason  string   // why, for people
 }
 
 // Choose tells what the pool of the server with data directory dataDir stands
 // on, or will stand on when it is made, for the wish want: auto, btrfs, reflink
-// or copy, with the pool's own directory after a colon, if it has one. A pool
+// or copy, with the pool's own directory after a colon, if it has one, or zfs with
+// the dataset after it. A pool
 // that is there already decides. dataDir exists; Choose tries things out in it
 // and leaves nothing behind.
 func Choose(ctx context.Context, dataDir, want string) (Choice, error) {
 	kind, dir, own := strings.Cut(want, ":")
+	if kind == volume.KindZFS {
+		return onZFS(ctx, dir)
+	}
 	if err := checkKind(kind); err != nil {
 		return Choice{}, err
 	}
@@ -72,6 +78,24 @@ func Choose(ctx context.Context, dataDir, want string) (Choice, error) {
 	}
 }
 
+// onZFS chooses the place where a dataset is mounted. Only being asked for
+// leads there: it is experimental.
+func onZFS(ctx context.Context, dataset string) (Choice, error) {
+	dir, err := zfs.Mountpoint(ctx, dataset)
+	if err != nil {
+		return Choice{}, err
+	}
+	return Choice{Kind: volume.KindZFS, Dir: dir, Dataset: dataset, Reason: "asked for; ZFS is experimental"}, nil
+}
+
+// driver is the driver of the choice.
+func (c Choice) driver() (volume.Driver, error) {
+	if c.Kind == volume.KindZFS {
+		return &zfs.Driver{Dataset: c.Dataset}, nil
+	}
+	return Driver(c.Kind)
+}
+
 func checkKind(kind string) error {
 	if kind == Auto {
 		return nil
@@ -80,7 +104,7 @@ func checkKind(kind string) error {
 	return err
 }
 
-// Driver is the driver of a kind.
+// Driver is the driver of a kind that needs no more than a directory.
 func Driver(kind string) (volume.Driver, error) {
 	switch kind {
 	case volume.KindBtrfs:
@@ -91,7 +115,7 @@ func Driver(kind string) (volume.Driver, error) {
 		return copydir.Driver{}, nil
 	default:
 		return nil, pgbough.Errorf(pgbough.EInvalid, "%q is no kind of pool", kind).
-			WithHint("choose auto, btrfs, reflink or copy")
+			WithHint("choose auto, btrfs, reflink, copy or zfs:POOL/DATASET")
 	}
 }
 

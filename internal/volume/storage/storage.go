@@ -13,6 +13,7 @@ import (
 	"github.com/pgbough/pgbough/internal/volume"
 	"github.com/pgbough/pgbough/internal/volume/disk"
 	"github.com/pgbough/pgbough/internal/volume/image"
+	"github.com/pgbough/pgbough/internal/volume/zfs"
 )
 
 // leastImage is the smallest image that is made when no size is asked for.
@@ -73,12 +74,19 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 			return nil, err
 		}
 	}
+	size := int64(0)
+	if choice.Dataset != "" {
+		if size, err = zfs.Size(ctx, choice.Dataset); err != nil {
+			return nil, err
+		}
+	}
 	s.Pool, err = volume.Open(ctx, volume.Config{
 		Dir:       choice.Dir,
 		Driver:    driver,
 		CatalogID: cfg.CatalogID,
 		PoolID:    cfg.PoolID,
 		Reserve:   cfg.Reserve,
+		Size:      size,
 		Backing:   backing,
 		UID:       cfg.UID,
 		GID:       cfg.GID,

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -262,12 +263,12 @@ func testUsage(t *testing.T, d *driven) {
 		if off := usage.OwnBytes - freed; max(off, -off) > freed/10+mb/2 { // half a MB of metadata
 			t.Errorf("%s: usage says %d bytes, and its removal freed %d", name, usage.OwnBytes, freed)
 		}
-		if usage.LogicalBytes < 2*size || usage.LogicalBytes > 2*size+6*mb {
+		if usage.LogicalBytes < 2*size || usage.LogicalBytes > 2*size*11/10 { // some count their metadata
 			t.Errorf("%s: logical size %d, want about %d", name, usage.LogicalBytes, 2*size)
 		}
 	}
 	// Nothing shares it any more.
-	if usage := d.usage(t, "source"); usage.OwnBytes < 2*size || usage.OwnBytes > 2*size+mb {
+	if usage := d.usage(t, "source"); usage.OwnBytes < 2*size || usage.OwnBytes > 2*size*21/20 {
 		t.Errorf("source alone: own size %d, want %d", usage.OwnBytes, 2*size)
 	}
 }
@@ -301,7 +302,7 @@ func fill(t *testing.T, dir string) {
 	for size := len(chunk); size > 0; size /= 16 {
 		for i := 0; ; i++ {
 			name := fmt.Sprintf("%s/fill-%d-%d", dir, size, i)
-			err := os.WriteFile(name, chunk[:size], 0o600)
+			err := writeBlocks(name, chunk[:size])
 			if err == nil && i%32 == 0 {
 				err = disk.SyncFileSystem(dir)
 			}
@@ -319,9 +320,24 @@ func fill(t *testing.T, dir string) {
 	_ = disk.SyncFileSystem(dir) // it may say that the file system is full
 }
 
+// writeBlocks writes a file as Postgres does, 8 kB at a time. (zfs-fuse aborts
+// when a larger write fits only in part.)
+func writeBlocks(name string, content []byte) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	for block := range slices.Chunk(content, 8192) {
+		if _, err = f.Write(block); err != nil {
+			break
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
 func testHostile(t *testing.T, d *driven) {
 	outside := t.TempDir()
-	write(t, outside+"/secret", noise(1, 4096))
+	write(t, outside+"/secret", noise(1, mb))
 	src := d.create(t, "source")
 	for i, target := range []string{outside, outside + "/secret", "/", "..", "loop3"} {
 		if err := os.Symlink(target, fmt.Sprintf("%s/loop%d", src, i)); err != nil {
@@ -334,7 +350,7 @@ func testHostile(t *testing.T, d *driven) {
 			t.Errorf("link in %s: %q, %v", dir, target, err)
 		}
 	}
-	if usage := d.usage(t, "copy"); usage.LogicalBytes != 0 {
+	if usage := d.usage(t, "copy"); usage.LogicalBytes > mb/2 {
 		t.Errorf("links count as %d bytes: something outside was measured", usage.LogicalBytes)
 	}
 	d.destroy(t, "copy")
@@ -359,7 +375,7 @@ func testHostile(t *testing.T, d *driven) {
 	}
 	d.destroy(t, "of-deep")
 	d.destroy(t, "source")
-	if got := read(t, outside+"/secret"); !bytes.Equal(got, noise(1, 4096)) {
+	if got := read(t, outside+"/secret"); !bytes.Equal(got, noise(1, mb)) {
 		t.Error("something outside was changed")
 	}
 }
