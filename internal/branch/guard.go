@@ -140,18 +140,21 @@ func (g *guard) stop(ctx context.Context, id, why string) {
 	}
 }
 
-// mayRun refuses to run a Postgres on the volume of a branch that holds more
-// than it may, or that the pool has no room for.
-func (s *Service) mayRun(ctx context.Context, volumeID string) error {
-	u, err := s.pool.Usage(ctx, volumeID)
+// resume starts the Postgres of a branch that the guard has stopped, if it holds
+// no more than it may and the pool has room again; else it says why not.
+func (s *Service) resume(ctx context.Context, p pgbough.Project, b pgbough.Branch) error {
+	why := s.whyStopped(b.VolumeID)
+	if why == nil {
+		return nil
+	}
+	u, err := s.pool.Usage(ctx, b.VolumeID)
 	if err != nil {
 		return err
 	}
-	if s.disk > 0 && u.OwnBytes > s.disk {
-		return pgbough.Errorf(pgbough.ENoSpace, "the branch holds %v of its own, more than its limit of %v", disk.Bytes(u.OwnBytes), disk.Bytes(s.disk)).
-			WithHint("delete it, or start the server with a higher --branch-disk")
+	if s.disk > 0 && u.OwnBytes > s.disk || s.pool.CheckSpace(0) != nil {
+		return why
 	}
-	return s.pool.CheckSpace(0)
+	return s.serve(ctx, p, b)
 }
 
 // whyStopped tells why the guard has stopped the Postgres of a volume; nil when

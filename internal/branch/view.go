@@ -347,7 +347,7 @@ func (s *Service) Connection(ctx context.Context, project, branch, role, databas
 		return pgbough.Connection{}, pgbough.Errorf(pgbough.ENotFound, "branch %s has no login role %q of production's", b.Name, role).
 			WithHint("it has: %s", names(roles))
 	}
-	if err := s.whyStopped(b.VolumeID); err != nil {
+	if err := s.resume(ctx, p, b); err != nil {
 		return pgbough.Connection{}, err
 	}
 	if _, err := s.computes.Wait(ctx, b.VolumeID); err != nil {
