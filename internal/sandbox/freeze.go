@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,11 +67,11 @@ func (p *process) freeze(ctx context.Context) error {
 		case <-timer.C:
 		}
 		busy, err := p.each(func(m member) (bool, error) {
-			stopped, err := m.stopped()
+			stopped, held, err := m.stopped()
 			if err != nil || stopped {
 				return false, err
 			}
-			return true, m.signal(unix.SIGSTOP)
+			return !held, m.signal(unix.SIGSTOP)
 		})
 		if err != nil {
 			return err
@@ -113,6 +116,15 @@ func (p *process) thaw(ctx context.Context) error {
 		timer.Reset(time.Millisecond)
 	}
 }
+
+// forkCalls are the numbers of clone, clone3 and, where there is one, vfork.
+var forkCalls = func() []string {
+	calls := []string{strconv.Itoa(unix.SYS_CLONE), strconv.Itoa(unix.SYS_CLONE3)}
+	if runtime.GOARCH == "amd64" {
+		calls = append(calls, "58") // unix.SYS_VFORK is not everywhere
+	}
+	return calls
+}()
 
 // member is a process of a sandbox, as the sandbox's own procfs shows it. Its
 // directory there pins it, and serves as a pidfd (pidfd_send_signal(2)).
@@ -166,11 +178,13 @@ func (m member) signal(sig unix.Signal) error {
 	return err
 }
 
-// stopped tells whether no thread of the process runs.
-func (m member) stopped() (bool, error) {
+// stopped tells whether no thread of the process runs. One that does not run
+// either, but is not stopped, is held by a child that has not executed its
+// program yet (vfork(2)): it will find its SIGSTOP when the child goes on.
+func (m member) stopped() (stopped, held bool, err error) {
 	threads, err := os.ReadDir(m.path("task"))
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	for _, t := range threads {
 		st, err := m.state(t.Name())
@@ -178,13 +192,28 @@ func (m member) stopped() (bool, error) {
 			if gone(err) {
 				continue
 			}
-			return false, err
+			return false, false, err
 		}
-		if !bytes.ContainsRune([]byte("TtZX"), rune(st)) {
-			return false, nil
+		switch {
+		case bytes.ContainsRune([]byte("TtZX"), rune(st)):
+		case st == 'D' && m.forks(t.Name()):
+			held = true
+		default:
+			return false, false, nil
 		}
 	}
-	return true, nil
+	return !held, held, nil
+}
+
+// forks tells whether a thread that sleeps is in a system call that makes a
+// process (proc_pid_syscall(5)).
+func (m member) forks(tid string) bool {
+	b, err := os.ReadFile(m.path(filepath.Join("task", tid, "syscall")))
+	if err != nil {
+		return false
+	}
+	number, _, _ := strings.Cut(string(b), " ")
+	return slices.Contains(forkCalls, number)
 }
 
 // state is the state letter of a thread (proc_pid_stat(5)).

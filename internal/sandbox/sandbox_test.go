@@ -368,6 +368,27 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
+// TestFreezeForking freezes programs that start others all the time: one that
+// waits for its child in vfork(2) cannot stop as long as the child is stopped.
+func TestFreezeForking(t *testing.T) {
+	l := newLauncher(t)
+	s := newSpec(t, l)
+	p := start(t, l, s)
+	inside(t, connect(t, s), strings.Repeat("(exec >/dev/null 2>&1 </dev/null; while :; do date; done) & ", 4))
+	for i := range 60 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		err := p.Freeze(ctx)
+		cancel()
+		if err != nil {
+			t.Fatalf("freeze number %d: %v", i, err)
+		}
+		if err := p.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func insert(ctx context.Context, c *pgx.Conn) error {
 	for ctx.Err() == nil {
 		if _, err := c.Exec(ctx, "INSERT INTO n VALUES (1)"); err != nil {
