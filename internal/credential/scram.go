@@ -32,11 +32,11 @@ func NewSCRAM(password string, iterations int) (string, error) {
 	}
 	salt := make([]byte, scramSaltSize)
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
-	return scram(password, iterations, salt)
+	return verifierOf(password, iterations, salt)
 }
 
-// scram computes the verifier (RFC 5802, section 3).
-func scram(password string, iterations int, salt []byte) (string, error) {
+// verifierOf computes the verifier (RFC 5802, section 3).
+func verifierOf(password string, iterations int, salt []byte) (string, error) {
 	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("make a SCRAM verifier: %w", err)
