@@ -29,7 +29,7 @@ func layers() []Layer {
 		}},
 		{Name: "branches", Dirs: []string{"internal/branch"}},
 		{
-			Name: "edges", Dirs: []string{"client", "internal/httpapi"},
+			Name: "edges", Dirs: []string{"client", "internal/httpapi", "internal/pgproxy"},
 			Only: []string{".", "internal/neonapi"},
 			Why:  "an edge knows the nouns and the wire, and declares what it needs as an interface",
 		},
@@ -43,6 +43,7 @@ func layers() []Layer {
 
 func exceptions() []Exception {
 	return []Exception{
+		{"internal/pgproxy", "internal/credential", "clients prove who they are to it, over TLS, before anything else of the server hears of them"},
 		{"internal/sandbox", "internal/postgres", "it implements the Launcher that package postgres declares for whoever starts one"},
 		{"internal/source", "internal/postgres", "check compares production with the binaries that are installed here"},
 		{"internal/volume", "internal/volume/disk", "durable writes and free space, which the drivers need too"},
@@ -64,6 +65,7 @@ func owners() []Owner {
 			"internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/source",
 			"internal/branch",  // tells a server's error from a broken connection
 			"internal/httpapi", // reads the connection string of a request
+			"internal/pgproxy", // the messages of the protocol
 		}, "talking to a Postgres"},
 		{"github.com/moby/sys/mountinfo", []string{"internal/volume/..."}, "only the pool mounts"},
 		{"github.com/oklog/run", []string{"cmd/pgbough"}, "the server is a group of actors, put together in one place"},

@@ -1,0 +1,111 @@
+package pgproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/credential"
+)
+
+const (
+	alpn        = "postgresql"
+	lookEvery   = time.Second         // at the files of a certificate
+	renewBefore = 30 * 24 * time.Hour // the end of one that we have issued
+)
+
+// Certificates are what a proxy shows to its clients: from two files, which are
+// read again when they change, or issued by the server's own authority.
+type Certificates struct {
+	log  *slog.Logger
+	load func() (*tls.Certificate, error)
+	due  func(now time.Time) bool // whether to load again
+
+	mu      sync.Mutex
+	config  *tls.Config
+	binding []byte
+	looked  time.Time
+}
+
+// NewCertificates are those of a certificate file and a key file.
+func NewCertificates(cert, key string, log *slog.Logger) (*Certificates, error) {
+	c := &Certificates{log: log}
+	c.load = func() (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, pgbough.Errorf(pgbough.EInvalid, "the certificate in %s and the key in %s cannot be used: %w", cert, key, err)
+		}
+		return &pair, nil
+	}
+	var seen [2]time.Time
+	c.due = func(time.Time) bool {
+		now := [2]time.Time{modified(cert), modified(key)}
+		changed := now != seen
+		seen = now
+		return changed
+	}
+	c.due(time.Time{})
+	return c, c.renew()
+}
+
+func modified(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// OwnCertificates are issued by ca, for a server that is reached under names.
+func OwnCertificates(ca *credential.CA, log *slog.Logger, names ...string) (*Certificates, error) {
+	c := &Certificates{log: log}
+	var end time.Time
+	c.load = func() (*tls.Certificate, error) {
+		cert, err := ca.Issue(time.Now(), names...)
+		if err == nil {
+			end = cert.Leaf.NotAfter
+		}
+		return cert, err
+	}
+	c.due = func(now time.Time) bool { return now.After(end.Add(-renewBefore)) }
+	return c, c.renew()
+}
+
+// renew must be called with c.mu held, or by who makes c.
+func (c *Certificates) renew() error {
+	cert, err := c.load()
+	if err != nil {
+		return err
+	}
+	leaf := cert.Leaf
+	if leaf == nil {
+		if leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
+			return fmt.Errorf("read the server's certificate: %w", err)
+		}
+	}
+	c.binding = credential.EndPoint(leaf)
+	c.config = &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{alpn}}
+	return nil
+}
+
+// current is what the next client is shown, and what a login over it is bound to.
+// Files that cannot be used leave what there was.
+func (c *Certificates) current(ctx context.Context) (*tls.Config, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.looked) >= lookEvery {
+		c.looked = now
+		if c.due(now) {
+			if err := c.renew(); err != nil {
+				c.log.WarnContext(ctx, "the new certificate cannot be used; the old one stays", "error", err)
+			}
+		}
+	}
+	return c.config, c.binding
+}

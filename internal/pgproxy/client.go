@@ -1,0 +1,175 @@
+package pgproxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// readSize is for what a client says before its session: little.
+	readSize = 2048
+	// maxLogin is the longest message of a login (PG_MAX_AUTH_TOKEN_LENGTH).
+	maxLogin = 65535
+	// linger is how long a client has to read its farewell. To close before it has
+	// sent its last bytes would reset the connection and lose the farewell.
+	linger = 500 * time.Millisecond
+	// sayTimeout is for a client that does not read.
+	sayTimeout = 2 * time.Second
+)
+
+// past is a deadline that ends what waits.
+var past = time.Unix(1, 0)
+
+// client is one connection that was accepted.
+type client struct {
+	raw     net.Conn // as accepted
+	conn    net.Conn // raw, or TLS over it
+	r       *bufio.Reader
+	peer    string
+	sni     string
+	binding []byte // credential.EndPoint; nil without TLS
+	pending []byte // what it is sent with the next message
+
+	mu          sync.Mutex
+	interrupted bool
+}
+
+func newClient(conn net.Conn) *client {
+	c := &client{raw: conn, conn: conn, r: bufio.NewReaderSize(conn, readSize), peer: conn.RemoteAddr().String()}
+	if conn.RemoteAddr().Network() == "unix" {
+		c.peer = "local socket"
+	}
+	return c
+}
+
+func (c *client) secure() bool { return c.conn != c.raw }
+
+// local tells whether the client is on this machine.
+func (c *client) local() bool {
+	switch a := c.raw.RemoteAddr().(type) {
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	case *net.UnixAddr:
+		return true
+	}
+	return false
+}
+
+// limit gives the client until d from now for what it has to say and hear; 0 is for ever.
+func (c *client) limit(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.interrupted {
+		return
+	}
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	_ = c.raw.SetDeadline(at) // fails only when closed, which whoever reads is told
+}
+
+// interrupt ends whatever waits for the client to speak, now and later.
+func (c *client) interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = true
+	_ = c.raw.SetReadDeadline(past) // as limit
+}
+
+// nudge ends a read that waits, until the next limit.
+func (c *client) nudge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.raw.SetReadDeadline(past) // as limit
+}
+
+// watch cancels the context that it returns when the client goes away; stop
+// ends the watching. Nothing else may read meanwhile. What the client sends
+// stays in its buffer.
+func (c *client) watch(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	c.limit(0)
+	go func() {
+		defer close(done)
+		if n := c.r.Buffered() + 1; n <= readSize {
+			if _, err := c.r.Peek(n); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				cancel(fmt.Errorf("%w: %w", errGone, err))
+			}
+		}
+	}()
+	return ctx, func() {
+		c.nudge()
+		<-done
+		c.limit(0)
+		cancel(nil)
+	}
+}
+
+// message reads one message of a login. Its body is valid until the next one.
+func (c *client) message() (byte, []byte, error) {
+	var head [5]byte
+	if _, err := io.ReadFull(c.r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	if n < 4 || n > maxLogin {
+		return 0, nil, fatalf("08P01", "invalid message length")
+	}
+	body := make([]byte, n-4)
+	_, err := io.ReadFull(c.r, body)
+	return head[0], body, err
+}
+
+// say sends a farewell and waits a little for the client to take it.
+func (c *client) say(f *fatal) {
+	_ = c.raw.SetDeadline(time.Now().Add(sayTimeout)) // as limit
+	if _, err := c.conn.Write(f.encode()); err == nil {
+		c.drain()
+	}
+}
+
+// drain ends our side of the connection and waits a little for the client to
+// end its own.
+func (c *client) drain() {
+	_ = c.raw.SetDeadline(time.Now().Add(linger)) // as limit
+	if t, ok := c.conn.(*tls.Conn); ok {
+		_ = t.CloseWrite() // a client that is gone needs no close_notify
+	}
+	if h, ok := c.raw.(halfCloser); ok && h.CloseWrite() == nil {
+		_, _ = io.Copy(io.Discard, c.raw) // until its end or the deadline
+	}
+}
+
+// halfCloser is a connection of which one direction can be ended.
+type halfCloser interface{ CloseWrite() error }
+
+// isReset tells that the other side closed its end without waiting for ours.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// buffered is a connection whose first bytes have been read already.
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+// Read reads what is left in the buffer first.
+func (b buffered) Read(p []byte) (int, error) {
+	if b.r.Buffered() > 0 {
+		return b.r.Read(p[:min(len(p), b.r.Buffered())])
+	}
+	return b.Conn.Read(p)
+}
