@@ -29,9 +29,14 @@ func layers() []Layer {
 		}},
 		{Name: "branches", Dirs: []string{"internal/branch"}},
 		{
-			Name: "edges", Dirs: []string{"client", "internal/httpapi", "internal/pgproxy"},
+			Name: "edges", Dirs: []string{"client", "internal/httpapi"},
 			Only: []string{".", "internal/neonapi"},
 			Why:  "an edge knows the nouns and the wire, and declares what it needs as an interface",
+		},
+		{
+			Name: "proxy", Dirs: []string{"internal/pgproxy"},
+			Only: []string{".", "internal/credential"},
+			Why:  "it is an edge too, to which clients prove who they are before anything else of the server hears of them",
 		},
 		{
 			Name: "commands", Dirs: []string{"cmd/..."},
@@ -43,7 +48,6 @@ func layers() []Layer {
 
 func exceptions() []Exception {
 	return []Exception{
-		{"internal/pgproxy", "internal/credential", "clients prove who they are to it, over TLS, before anything else of the server hears of them"},
 		{"internal/sandbox", "internal/postgres", "it implements the Launcher that package postgres declares for whoever starts one"},
 		{"internal/source", "internal/postgres", "check compares production with the binaries that are installed here"},
 		{"internal/volume", "internal/volume/disk", "durable writes and free space, which the drivers need too"},
