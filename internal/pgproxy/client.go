@@ -23,6 +23,8 @@ const (
 	// linger is how long a client has to read its farewell. To close before it has
 	// sent its last bytes would reset the connection and lose the farewell.
 	linger = 500 * time.Millisecond
+	// watchAfter is how long a client waits before it is watched.
+	watchAfter = 20 * time.Millisecond
 	// sayTimeout is for a client that does not read.
 	sayTimeout = 2 * time.Second
 )
@@ -96,23 +98,26 @@ func (c *client) nudge() {
 
 // watch cancels the context that it returns when the client goes away; stop
 // ends the watching. Nothing else may read meanwhile. What the client sends
-// stays in its buffer.
+// stays in its buffer. A client that does not wait for long is not watched, since
+// to start and stop that takes longer than many a login.
 func (c *client) watch(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	c.limit(0)
-	go func() {
+	begin := time.AfterFunc(watchAfter, func() {
 		defer close(done)
 		if n := c.r.Buffered() + 1; n <= readSize {
 			if _, err := c.r.Peek(n); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 				cancel(fmt.Errorf("%w: %w", errGone, err))
 			}
 		}
-	}()
+	})
 	return ctx, func() {
-		c.nudge()
-		<-done
-		c.limit(0)
+		if !begin.Stop() {
+			c.nudge()
+			<-done
+			c.limit(0)
+		}
 		cancel(nil)
 	}
 }

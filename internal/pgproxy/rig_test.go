@@ -40,12 +40,17 @@ type world struct {
 	failure  error                     // of Connect
 	starting chan struct{}             // not nil: Connect waits until it is closed
 	connects atomic.Int64
+	cached   map[string]pgbough.Login // not nil: what a role has to prove is asked once
 }
 
 func (w *world) Login(ctx context.Context, branch, role string) (pgbough.Login, error) {
 	w.mu.Lock()
 	s, id, making, expires := w.servers[branch], w.ids[branch], w.making, w.expires[role]
+	known, ok := w.cached[role]
 	w.mu.Unlock()
+	if ok {
+		return known, nil
+	}
 	if making != nil {
 		select {
 		case <-making:
