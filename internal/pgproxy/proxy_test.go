@@ -6,23 +6,30 @@ import (
 	"github.com/pgbough/pgbough/internal/pgtest"
 )
 
+type proxyTest struct {
+	name string
+	run  func(*testing.T, *pgtest.Server)
+}
+
 // TestProxy runs what needs a Postgres that nobody stops.
 func TestProxy(t *testing.T) {
 	server := pgtest.Start(t, pgtest.Options{Conf: map[string]string{"wal_level": "logical", "max_connections": "60"}})
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *pgtest.Server)
-	}{
-		{"Simple", testSimple},
-	} {
-		t.Run(test.name, func(t *testing.T) { test.run(t, server) })
+	for _, tests := range [][]proxyTest{loginTests(), tlsTests(), sessionTests(), holdTests(), clientTests()} {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) { test.run(t, server) })
+		}
 	}
+	testMajor(t, server)
 }
 
-func testSimple(t *testing.T, server *pgtest.Server) {
-	r := newRig(t, server, nil)
-	conn := r.connect(t, "")
-	if got := value[int](t, conn, "SELECT 42"); got != 42 {
-		t.Errorf("got %d", got)
+// TestProxy18 runs what a newer Postgres does in another way.
+func TestProxy18(t *testing.T) {
+	server := pgtest.Start(t, pgtest.Options{Major: 18})
+	testMajor(t, server)
+}
+
+func testMajor(t *testing.T, server *pgtest.Server) {
+	for _, test := range wireTests() {
+		t.Run(test.name, func(t *testing.T) { test.run(t, server) })
 	}
 }

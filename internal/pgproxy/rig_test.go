@@ -191,7 +191,7 @@ func prepare(t testing.TB, server *pgtest.Server) {
 	old, err := credential.NewSCRAM("old", credential.SCRAMIterations)
 	must(t, err)
 	server.Exec(t, "postgres", fmt.Sprintf(`CREATE ROLE app LOGIN REPLICATION PASSWORD '%s'; GRANT pg_signal_backend TO app;
-		CREATE ROLE nobody NOLOGIN PASSWORD '%s'; CREATE ROLE old LOGIN PASSWORD '%s'; CREATE ROLE empty LOGIN;
+		CREATE ROLE nobody NOLOGIN PASSWORD '%s'; CREATE ROLE old LOGIN PASSWORD '%s'; CREATE ROLE nil LOGIN;
 		SET password_encryption = md5; CREATE ROLE five LOGIN PASSWORD 'five';
 		GRANT ALL ON SCHEMA public TO app`, verifier, verifier, old))
 	server.Exec(t, "postgres", `CREATE DATABASE "at@home"`)

@@ -1,0 +1,3 @@
+package pgproxy
+
+func clientTests() []proxyTest { return nil }
