@@ -107,10 +107,15 @@ func testBinding(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// psql runs one statement.
 func (r *rig) psql(t *testing.T, extra string, commands ...string) (string, error) {
 	t.Helper()
-	args := []string{"-XAtq", "-v", "ON_ERROR_STOP=1", "-d", r.uri(extra)}
+	return psql(t, r.uri(extra), commands...)
+}
+
+// psql runs statements.
+func psql(t *testing.T, uri string, commands ...string) (string, error) {
+	t.Helper()
+	args := []string{"-XAtq", "-v", "ON_ERROR_STOP=1", "-d", uri}
 	for _, c := range commands {
 		args = append(args, "-c", c)
 	}

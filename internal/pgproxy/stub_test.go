@@ -1,3 +1,0 @@
-package pgproxy
-
-func clientTests() []proxyTest { return nil }
