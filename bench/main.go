@@ -58,7 +58,7 @@ type options struct {
 // rowNames are what --rows may choose, in the order in which they are measured.
 // What is not the create row is measured at the main size only.
 func rowNames() []string {
-	return []string{"create", "refill", "bytes", "lag", "production", "pgbench", "pools", "compare"}
+	return []string{"create", "refill", "bytes", "lag", "production", "pgbench", "pools", "proxy", "compare"}
 }
 
 func main() {

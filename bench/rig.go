@@ -57,6 +57,7 @@ func measure(ctx context.Context, o options, size float64, r *report) (err error
 		{"production", g.pays},
 		{"pgbench", g.throughput},
 		{"pools", g.pools},
+		{"proxy", g.proxied},
 		{"compare", g.compare},
 	} {
 		if !o.wants(m.name) || size != o.mainSize && m.name != "create" {

@@ -118,12 +118,24 @@ func (g *rig) firstTouch(ctx context.Context, sides []side, found []sample) erro
 	return nil
 }
 
-// tps runs pgbench once.
+// tps runs pgbench once on a Postgres's own socket.
 func (g *rig) tps(ctx context.Context, s side, kind string, clients int) (float64, error) {
-	out, err := output(ctx, nil, nil, g.prod.tool("pgbench"), "-n", kind, "-c", strconv.Itoa(clients), "-j", "2", "-T", fmt.Sprintf("%.0f", g.slice.Seconds()),
-		"-h", s.socket, "-p", strconv.Itoa(plainPort), "-U", app, database)
+	tps, err := g.pgbench(ctx, door{s.name, s.socket, plainPort, nil}, kind, "-c", strconv.Itoa(clients))
 	if err != nil {
 		return 0, fmt.Errorf("on the %s: %w", s.name, err)
+	}
+	return tps, nil
+}
+
+// pgbench runs it once, with proxyClients clients if args do not say otherwise.
+func (g *rig) pgbench(ctx context.Context, d door, args ...string) (float64, error) {
+	args = append([]string{
+		"-n", "-c", strconv.Itoa(proxyClients), "-j", "2", "-T", fmt.Sprintf("%.0f", g.slice.Seconds()),
+		"-h", d.host, "-p", strconv.Itoa(d.port), "-U", app,
+	}, args...)
+	out, err := output(ctx, nil, d.env, g.prod.tool("pgbench"), append(args, database)...)
+	if err != nil {
+		return 0, err
 	}
 	m := tpsLine.FindStringSubmatch(out)
 	if m == nil {

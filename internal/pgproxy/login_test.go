@@ -79,7 +79,7 @@ func testNoBranch(t *testing.T, server *pgtest.Server) {
 // The names have the same length, so that only they differ.
 func testRefused(t *testing.T, server *pgtest.Server) {
 	r := newRig(t, server, nil)
-	r.world.expires["old"] = time.Now().Add(-time.Minute)
+	r.world.set(func() { r.world.expires["old"] = time.Now().Add(-time.Minute) })
 	_, err := r.try(t, "password=wrong")
 	wants(t, err, "28P01", `password authentication failed for user "app"`)
 	wrong := r.refusal(t, "app")
@@ -98,7 +98,7 @@ func testRefused(t *testing.T, server *pgtest.Server) {
 	if r.world.connects.Load() != 0 {
 		t.Error("a Postgres was connected to before the login")
 	}
-	r.world.expires["old"] = time.Now().Add(time.Hour)
+	r.world.set(func() { r.world.expires["old"] = time.Now().Add(time.Hour) })
 	r.worksWith(t, "user=old password=old")
 	r.worksWith(t, "user=five password=five")
 	if got := r.Stats().AuthFailures; got < 8 {
@@ -187,7 +187,7 @@ func (r *rig) later(t *testing.T, extra string) <-chan error {
 
 func testBeingMade(t *testing.T, server *pgtest.Server) {
 	r := newRig(t, server, func(o *Options) { o.Wait = 700 * time.Millisecond })
-	r.world.making = make(chan struct{})
+	r.world.set(func() { r.world.making = make(chan struct{}) })
 	done := r.later(t, "")
 	eventually(t, "it waits", func() bool { return r.Stats().Open == 1 })
 	// One that goes away is noticed.
@@ -205,12 +205,12 @@ func testBeingMade(t *testing.T, server *pgtest.Server) {
 
 func testBeingWoken(t *testing.T, server *pgtest.Server) {
 	r := newRig(t, server, nil)
-	r.world.starting = make(chan struct{})
+	r.world.set(func() { r.world.starting = make(chan struct{}) })
 	done := r.later(t, "")
 	eventually(t, "it waits", func() bool { return r.Clients(branchID) == 1 && r.world.connects.Load() == 1 })
-	gone := r.abandoned(t)
+	leave := r.abandoned(t)
 	eventually(t, "two wait", func() bool { return r.Clients(branchID) == 2 })
-	gone()
+	leave()
 	eventually(t, "one has gone", func() bool { return r.Clients(branchID) == 1 })
 	close(r.world.starting)
 	must(t, <-done)
@@ -221,10 +221,10 @@ func (r *rig) abandoned(t *testing.T) (leave func()) {
 	t.Helper()
 	config, err := pgconn.ParseConfig(r.uri(""))
 	must(t, err)
-	var conn net.Conn
+	dialled := make(chan net.Conn, 1)
 	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		var err error
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		dialled <- conn
 		return conn, err
 	}
 	done := make(chan struct{})
@@ -234,7 +234,7 @@ func (r *rig) abandoned(t *testing.T) (leave func()) {
 			t.Error("it was not left")
 		}
 	}()
-	return func() { _ = conn.Close(); <-done }
+	return func() { _ = (<-dialled).Close(); <-done }
 }
 
 func testNoStart(t *testing.T, server *pgtest.Server) {
@@ -242,11 +242,11 @@ func testNoStart(t *testing.T, server *pgtest.Server) {
 	for code, want := range map[pgbough.Code]string{
 		pgbough.EInternal: "58000", pgbough.EConflict: "57P03", pgbough.ELocked: "57P03", pgbough.ENoSpace: "53100", pgbough.ENotFound: "3D000",
 	} {
-		r.world.failure = pgbough.Errorf(code, "it cannot run").WithHint("do this")
+		r.world.set(func() { r.world.failure = pgbough.Errorf(code, "it cannot run").WithHint("do this") })
 		_, err := r.try(t, "")
 		wants(t, err, want, "it cannot run do this")
 	}
-	r.world.failure = errors.New("private")
+	r.world.set(func() { r.world.failure = errors.New("private") })
 	_, err := r.try(t, "")
 	wants(t, err, "58000", "could not serve this connection")
 	if !strings.Contains(r.log.String(), "private") {
@@ -256,14 +256,13 @@ func testNoStart(t *testing.T, server *pgtest.Server) {
 	l, err := net.Listen("unix", t.TempDir()+"/s")
 	must(t, err)
 	defer func() { _ = l.Close() }()
-	r.world.failure = nil
 	go func() {
 		conn, err := l.Accept()
 		if err == nil {
 			_ = conn.Close()
 		}
 	}()
-	r.Service = elsewhere{r.world, l.Addr().String()}
+	r = newRig(t, server, func(o *Options) { o.Service = elsewhere{o.Service.(*world), l.Addr().String()} })
 	_, err = r.try(t, "")
 	wants(t, err, "57P03", "ended while it took the connection")
 }
@@ -316,16 +315,11 @@ func testPlain(t *testing.T, server *pgtest.Server) {
 	_, err := r.try(t, "")
 	wants(t, err, "28000", "sslmode=require")
 	r.worksWith(t, "sslmode=require")
-	if c := (&client{raw: remote{}, conn: remote{}}); r.admit(c) == nil {
-		t.Error("a client of another machine was let in without TLS")
-	}
-	r.Plain = PlainLoopback
-	if c := (&client{raw: remote{}, conn: remote{}}); r.admit(c) == nil {
-		t.Error("a client of another machine was let in without TLS")
-	}
-	r.Plain = PlainAlways
-	if c := (&client{raw: remote{}, conn: remote{}}); r.admit(c) != nil {
-		t.Error("a client of another machine was refused")
+	for plain, want := range map[Plain]bool{PlainNever: false, PlainLoopback: false, PlainAlways: true} {
+		p := New(Options{Plain: plain})
+		if err := p.admit(&client{raw: remote{}, conn: remote{}}); (err == nil) != want {
+			t.Errorf("a client of another machine, without TLS, with %d: %v", plain, err)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func testTLS(t *testing.T, server *pgtest.Server) {
 	for _, extra := range []string{"sslmode=require", "host=localhost sslmode=verify-full sslrootcert=" + r.ca, "sslmode=verify-full sslrootcert=" + r.ca} {
 		r.worksWith(t, extra)
 	}
-	r.TLS = nil
+	r = newRig(t, server, func(o *Options) { o.TLS = nil })
 	if _, err := r.try(t, "sslmode=require"); err == nil || !strings.Contains(err.Error(), "refused TLS") {
 		t.Errorf("without certificates: %v", err)
 	}
@@ -153,7 +153,7 @@ func testFiles(t *testing.T, server *pgtest.Server) {
 	r.worksWith(t, verify)
 	// The certificate changes; its clients see the new one without a restart.
 	write("elsewhere.example.com", time.Minute)
-	r.TLS.looked = time.Time{}
+	r.lookAgain()
 	if _, err := r.try(t, verify); err == nil || !strings.Contains(err.Error(), "127.0.0.1") {
 		t.Errorf("the new certificate is not used: %v", err)
 	}
@@ -162,11 +162,18 @@ func testFiles(t *testing.T, server *pgtest.Server) {
 	}
 	// Nonsense leaves the old one.
 	must(t, os.WriteFile(cert, []byte("nonsense"), 0o600))
-	r.TLS.looked = time.Time{}
+	r.lookAgain()
 	r.worksWith(t, "sslmode=require")
 	if !strings.Contains(r.log.String(), "the new certificate cannot be used") {
 		t.Error("nobody is told")
 	}
+}
+
+// lookAgain has the next client see what the files hold now.
+func (r *rig) lookAgain() {
+	r.TLS.mu.Lock()
+	defer r.TLS.mu.Unlock()
+	r.TLS.looked = time.Time{}
 }
 
 // testBefore sends what somebody in the middle would, before TLS begins.
