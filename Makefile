@@ -10,7 +10,7 @@ GOTEST := $(GO) test -shuffle=on -timeout 20m
 # Packages whose tests are about goroutines run with the race detector, and
 # only with it, so that no slow suite runs twice.
 RACE := ./client ./internal/compute ./internal/follower ./internal/httpapi \
-	./internal/operation ./internal/replication ./internal/source
+	./internal/operation ./internal/pgproxy ./internal/replication ./internal/source
 # These start whole servers, each with several Postgres: one after the other.
 E2E := ./test/e2e
 

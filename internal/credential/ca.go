@@ -133,4 +133,6 @@ func (c *CA) Issue(now time.Time, names ...string) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{raw, c.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-func newSerial() (*big.Int, error) { return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) }
+func newSerial() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+}

@@ -108,4 +108,3 @@ func (d *Decoys) Verifier(branch, role string) Verifier {
 	v.scram.ServerKey = mac(d.secret, "server key of "+name)
 	return v
 }
-

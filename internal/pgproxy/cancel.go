@@ -62,9 +62,9 @@ func (p *Proxy) cancel(ctx context.Context, key []byte) error {
 		return errGone
 	}
 	defer s.relay.cancelEnds()
-	within, stop := context.WithTimeout(s.life, cancelTimeout)
+	within, stop := context.WithTimeout(ctx, cancelTimeout)
 	defer stop()
-	defer context.AfterFunc(ctx, stop)()
+	defer context.AfterFunc(s.life, stop)() //nolint:contextcheck // it ends with the session that it is for, too
 	if err := s.forwardCancel(within); err != nil {
 		p.Log.WarnContext(ctx, "a cancel request could not be forwarded", "branch", s.branch, "error", err)
 		return errGone

@@ -90,7 +90,7 @@ func testRefused(t *testing.T, server *pgtest.Server) {
 			t.Errorf("%s is not refused as a wrong password is:\n%s", role, diff)
 		}
 	}
-	if r.salt(t, "nos") != r.salt(t, "nos") {
+	if first, second := r.salt(t, "nos"), r.salt(t, "nos"); first != second {
 		t.Error("a role that does not exist has another salt each time")
 	}
 	_, err = r.try(t, "user=five password=wrong")

@@ -40,13 +40,14 @@ type session struct {
 // stands for has not been said.
 func (p *Proxy) join(ctx context.Context, c *client, start *startup, login pgbough.Login) error {
 	s := &session{proxy: p, client: c, branch: login.BranchID, started: make(chan struct{}), done: make(chan struct{})}
-	s.life, s.cancel = context.WithCancelCause(ctx)
-	defer s.cancel(nil)
+	life, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.life, s.cancel = life, cancel
 	s.relay.init(c)
 	p.enter(s)
 	defer close(s.done)
 	defer p.leave(s)
-	err := s.begin(start)
+	err := s.begin(life, start)
 	close(s.started)
 	if s.relay.server == nil {
 		return err
@@ -76,8 +77,8 @@ func shutdown() *fatal {
 
 // begin connects to the Postgres and brings the session to the point where the
 // client may ask something.
-func (s *session) begin(start *startup) error {
-	waiting, stop := s.client.watch(s.life)
+func (s *session) begin(ctx context.Context, start *startup) error {
+	waiting, stop := s.client.watch(ctx)
 	defer stop()
 	within, cancel := context.WithTimeout(waiting, s.proxy.Wait)
 	defer cancel()
