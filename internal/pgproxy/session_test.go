@@ -290,14 +290,18 @@ func testEarly(t *testing.T, server *pgtest.Server) {
 
 func testTerminated(t *testing.T, server *pgtest.Server) {
 	r := newRig(t, server, nil)
-	conn := r.connect(t, "")
-	server.Exec(t, "postgres", fmt.Sprintf("SELECT pg_terminate_backend(%d)", conn.PgConn().PID()))
-	_, err := conn.Exec(t.Context(), "SELECT 1")
-	wants(t, err, "57P01", "terminating connection due to administrator command")
-	// The proxy says nothing of its own after that, nor when a client leaves.
 	h, err := r.connect(t, "").PgConn().Hijack()
 	must(t, err)
 	w := over(t, h.Conn)
+	server.Exec(t, "postgres", fmt.Sprintf("SELECT pg_terminate_backend(%d)", h.PID))
+	said := string(w.message(t))
+	if !strings.Contains(said, "C57P01\x00Mterminating connection due to administrator command") {
+		t.Errorf("got %q", said)
+	}
+	w.end(t) // the proxy says nothing of its own after that, nor when a client leaves
+	h, err = r.connect(t, "").PgConn().Hijack()
+	must(t, err)
+	w = over(t, h.Conn)
 	w.send(t, 'X', "")
 	w.end(t)
 }
