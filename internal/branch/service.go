@@ -34,11 +34,14 @@ type Options struct {
 	Credential postgres.Credential
 	RunDir     string // holds a directory for each running Postgres
 	Memory     Memory
-	Spares     int    // how many a project should have ready
-	Image      string // the pool's image file, for the status
-	Version    string
-	Log        *slog.Logger
-	Failpoint  func(string)
+	Spares     int // how many a project should have ready
+	// SuspendAfter is how long a compute may be idle that was not told otherwise.
+	SuspendAfter time.Duration
+	MaxAwake     int    // how many computes may be awake; 0 is any number
+	Image        string // the pool's image file, for the status
+	Version      string
+	Log          *slog.Logger
+	Failpoint    func(string)
 }
 
 // Service carries out what the API asks for.
@@ -52,6 +55,7 @@ type Service struct {
 	wanted     int
 	image      string
 	version    string
+	suspend    time.Duration
 	engine     *operation.Engine
 	computes   *compute.Computes
 	log        *slog.Logger
@@ -83,8 +87,10 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		wanted: o.Spares, image: o.Image, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
-		computes:  compute.New(o.Launcher, o.Log),
+		wanted: o.Spares, image: o.Image, version: o.Version, suspend: o.SuspendAfter, log: o.Log, ctx: life, cancel: cancel,
+		computes: compute.New(compute.Options{
+			Launcher: o.Launcher, Records: o.Catalog, SuspendAfter: o.SuspendAfter, MaxAwake: o.MaxAwake, Log: o.Log, Failpoint: o.Failpoint,
+		}),
 		followers: map[string]*follower.Follower{},
 		wake:      map[string]chan struct{}{},
 		ready:     map[string]chan struct{}{},
@@ -95,7 +101,8 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
-	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind())
+	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
+		s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {
 		cancel()
 		return nil, err
