@@ -36,6 +36,7 @@ const (
 	firstPause    = 200 * time.Millisecond // between the end of a Postgres and its next start
 	wantedPause   = time.Second            // the same, at most, while a client waits for it
 	maxPause      = time.Minute
+	dyingTime     = 2 * time.Second // from the end of a postmaster to that of its last process
 	steadyTime    = time.Minute // a Postgres that ran this long is started again without delay
 )
 
@@ -169,12 +170,24 @@ func (c *Computes) Connect(ctx context.Context, id string) (net.Conn, error) {
 		if err == nil {
 			return conn, nil
 		}
-		select {
-		case <-inst.Done(): // it has just died, and is started again
-		default:
+		if !dying(ctx, inst) {
 			return nil, fmt.Errorf("connect to the compute: %w", err)
 		}
 	}
+}
+
+// dying tells whether a Postgres that does not answer ends in a moment: its
+// postmaster goes first, its other processes soon after.
+func dying(ctx context.Context, inst instance) bool {
+	timer := time.NewTimer(dyingTime)
+	defer timer.Stop()
+	select {
+	case <-inst.Done():
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // Wake starts a compute that sleeps, and waits until it answers.
@@ -239,7 +252,7 @@ func (c *Computes) Login(ctx context.Context, id, role string) (pgbough.Login, b
 				l.BranchID, l.Role = k.branchID, role
 				return l, true, nil
 			}
-			if now := k.look(); now.phase == active && now.inst == w.inst && !ended(w.inst) {
+			if now := k.look(); now.phase == active && now.inst == w.inst && !dying(ctx, w.inst) {
 				return pgbough.Login{}, true, fmt.Errorf("ask the compute for a role: %w", err)
 			}
 		case w.attempts > before:
@@ -361,13 +374,4 @@ func (c *Computes) find(id string) *compute {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.all[id]
-}
-
-func ended(inst instance) bool {
-	select {
-	case <-inst.Done():
-		return true
-	default:
-		return false
-	}
 }

@@ -54,6 +54,7 @@ func (c *Computes) Suspend(ctx context.Context, id string) error {
 
 // ask has a keeper suspend its compute.
 func (c *Computes) ask(ctx context.Context, k *compute, why reason) error {
+	before := k.look().attempts
 	for {
 		w := k.look()
 		var requests chan<- suspension
@@ -63,10 +64,12 @@ func (c *Computes) ask(ctx context.Context, k *compute, why reason) error {
 		case w.phase == active:
 			requests = k.requests
 		case why == evicted:
-			return errUnclean
-		case w.phase == starting && w.failure != nil:
+			return errInUse(why)
+		case w.attempts > before:
 			return pgbough.Errorf(pgbough.EConflict, "its Postgres does not run, so it cannot be shut down cleanly: %w", w.failure).
-				WithHint("pgbough logs shows why it does not start")
+				WithHint("pgbough logs %s shows why it does not start", k.settings().Name)
+		case w.phase == starting:
+			k.hurry()
 		}
 		r := suspension{reason: why, done: make(chan error, 1)}
 		select {
@@ -84,6 +87,16 @@ func (c *Computes) ask(ctx context.Context, k *compute, why reason) error {
 			return fmt.Errorf("wait for the compute to sleep: %w", context.Cause(ctx))
 		}
 	}
+}
+
+// hurry shortens the pause before the next start.
+func (k *compute) hurry() {
+	k.mu.Lock()
+	if k.phase == starting {
+		k.wanted = true
+	}
+	k.mu.Unlock()
+	k.poke()
 }
 
 // attend looks after a Postgres that runs. It returns nil when the compute was
