@@ -2,6 +2,7 @@ package branch_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"syscall"
@@ -9,7 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/branch"
@@ -184,10 +185,10 @@ func testIdle(t *testing.T, w *world, b pgbough.BranchView) {
 	_, err = working.Exec(ctx, "COMMIT")
 	check(t, err)
 	eventually(t, "it sleeps although sessions are connected, all idle", func() bool { return w.get(t, "one").Compute == pgbough.ComputeIdle })
-	if told, err := idle.PgConn().ReceiveMessage(ctx); err != nil {
-		t.Errorf("an idle session was told nothing: %v", err)
-	} else if e, ok := told.(*pgproto3.ErrorResponse); !ok || e.Code != "57P01" {
-		t.Errorf("an idle session was told %+v, want 57P01", told)
+	_, err = idle.PgConn().ReceiveMessage(ctx)
+	var told *pgconn.PgError
+	if !errors.As(err, &told) || told.Code != "57P01" {
+		t.Errorf("an idle session was told %v, want 57P01", err)
 	}
 	if w.value(t, b.ID, "SELECT count(*) FROM orders") != "1000" {
 		t.Error("it did not wake")
