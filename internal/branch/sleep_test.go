@@ -41,7 +41,20 @@ func TestSleepAndWake(t *testing.T) {
 	t.Run("Idle", func(t *testing.T) { testIdle(t, w, b) })
 	t.Run("Burst", func(t *testing.T) { testBurst(t, w, b) })
 	t.Run("Rename", func(t *testing.T) { testRename(t, w, b) })
+	t.Run("LockedCatalog", func(t *testing.T) { testLockedCatalog(t, w, b) })
 	t.Run("WillNotStart", func(t *testing.T) { testWillNotStart(t, w, b) })
+	t.Run("Expires", func(t *testing.T) {
+		at := time.Now().Add(time.Second)
+		w.create(t, "short")
+		v, err := w.UpdateBranch(t.Context(), "shop", "short", pgbough.BranchChange{ExpiresAt: &at})
+		if err != nil || !v.ExpiresAt.Equal(at) {
+			t.Errorf("it expires at %s, %v", v.ExpiresAt, err)
+		}
+		eventually(t, "it is gone within a minute", func() bool {
+			_, err := w.Branch(t.Context(), "shop", "short")
+			return pgbough.ErrorCode(err) == pgbough.ENotFound
+		})
+	})
 	t.Run("DeleteAsleep", func(t *testing.T) {
 		two := w.create(t, "two")
 		w.suspend(t, "two")
@@ -246,6 +259,32 @@ func testRename(t *testing.T, w *world, b pgbough.BranchView) {
 		t.Errorf("no name: %v", err)
 	}
 	check(t, rename("one"))
+}
+
+// testLockedCatalog: a superuser of the branch holds what logins read; that ends
+// his own branch's logins, and no suspension.
+func testLockedCatalog(t *testing.T, w *world, b pgbough.BranchView) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	conn, err := w.client(ctx, b.ID, "postgres")
+	check(t, err)
+	_, err = conn.Exec(ctx, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
+	check(t, err)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			short, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if _, err := w.Login(short, "one", "app"); err == nil {
+				t.Error("a login was answered from a locked catalog")
+			}
+		})
+	}
+	w.suspend(t, "one")
+	wg.Wait()
+	if l, err := w.Login(ctx, "one", "app"); err != nil || l.Verifier == "" {
+		t.Errorf("login after it: %+v, %v", l, err)
+	}
 }
 
 // testWillNotStart: a superuser of the branch has broken it; whoever connects is

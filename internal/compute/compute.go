@@ -37,7 +37,7 @@ const (
 	wantedPause   = time.Second            // the same, at most, while a client waits for it
 	maxPause      = time.Minute
 	dyingTime     = 2 * time.Second // from the end of a postmaster to that of its last process
-	steadyTime    = time.Minute // a Postgres that ran this long is started again without delay
+	steadyTime    = time.Minute     // a Postgres that ran this long is started again without delay
 )
 
 // Records keeps what must survive the server. A method has made its fact durable
@@ -141,7 +141,7 @@ func (c *Computes) Keep(s Spec) { c.keep(s, nil) }
 
 // Take is Keep for a Postgres that already runs under our eyes, such as a
 // promoted spare.
-func (c *Computes) Take(s Spec, server *postgres.Server) { c.keep(s, &local{server: server}) }
+func (c *Computes) Take(s Spec, server *postgres.Server) { c.keep(s, newLocal(server)) }
 
 func (c *Computes) keep(s Spec, inst instance) {
 	c.mu.Lock()
@@ -161,10 +161,19 @@ func (c *Computes) keep(s Spec, inst instance) {
 // Connect connects to the private socket of a compute, which is woken if it
 // sleeps: one start serves all who wait for it.
 func (c *Computes) Connect(ctx context.Context, id string) (net.Conn, error) {
+	k := c.find(id)
+	if k == nil {
+		return nil, gone(id)
+	}
+	k.queue()
+	defer k.unqueue()
 	for {
-		inst, err := c.wake(ctx, id)
+		inst, err := c.wake(ctx, k)
 		if err != nil {
 			return nil, err
+		}
+		if conn := k.takeFirst(); conn != nil {
+			return conn, nil
 		}
 		conn, err := inst.Dial(ctx)
 		if err == nil {
@@ -192,15 +201,15 @@ func dying(ctx context.Context, inst instance) bool {
 
 // Wake starts a compute that sleeps, and waits until it answers.
 func (c *Computes) Wake(ctx context.Context, id string) error {
-	_, err := c.wake(ctx, id)
+	k := c.find(id)
+	if k == nil {
+		return gone(id)
+	}
+	_, err := c.wake(ctx, k)
 	return err
 }
 
-func (c *Computes) wake(ctx context.Context, id string) (instance, error) {
-	k := c.find(id)
-	if k == nil {
-		return nil, gone(id)
-	}
+func (c *Computes) wake(ctx context.Context, k *compute) (instance, error) {
 	before := -1
 	for {
 		w := k.want(before < 0)
@@ -217,7 +226,7 @@ func (c *Computes) wake(ctx context.Context, id string) (instance, error) {
 		select {
 		case <-w.changed:
 		case <-k.done:
-			return nil, gone(id)
+			return nil, gone(k.settings().ID)
 		case <-ctx.Done():
 			return nil, errors.Join(pgbough.Errorf(pgbough.EInternal, "the Postgres of the branch does not answer"), w.failure, context.Cause(ctx))
 		}

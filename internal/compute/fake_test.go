@@ -39,6 +39,7 @@ type memory struct {
 	mu       sync.Mutex
 	activity Activity
 	unclean  bool
+	stuck    bool
 	idleAt   time.Time // when its sessions became idle
 }
 
@@ -133,14 +134,14 @@ func (m *machine) count(id string) int {
 
 func (p *memory) PID() int              { return 1 }
 func (p *memory) Done() <-chan struct{} { return p.done }
-func (p *memory) Ready(ctx context.Context) error {
+func (p *memory) Ready(ctx context.Context) (net.Conn, error) {
 	select {
 	case <-time.After(p.m.startup):
-		return nil
+		return p.Dial(ctx)
 	case <-p.done:
-		return errors.New("it ended")
+		return nil, errors.New("it ended")
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 }
 
@@ -176,6 +177,9 @@ func (p *memory) Login(_ context.Context, role string) (pgbough.Login, error) {
 
 func (p *memory) Quiet(context.Context) ([]pgbough.Login, error) {
 	p.m.note("quiet")
+	if p.stuck {
+		return nil, errors.New("it does not let us in")
+	}
 	return []pgbough.Login{{Role: "app"}}, nil
 }
 

@@ -16,8 +16,8 @@ import (
 type instance interface {
 	PID() int
 	Done() <-chan struct{} // closed when its last process has ended
-	// Ready waits until it takes connections.
-	Ready(ctx context.Context) error
+	// Ready waits until it takes connections, and returns the first one.
+	Ready(ctx context.Context) (net.Conn, error)
 	Dial(ctx context.Context) (net.Conn, error)
 	Activity(ctx context.Context) (Activity, error)
 	// Login is what pg_authid says of a role.
@@ -67,8 +67,10 @@ type compute struct {
 	inst     instance // nil while none runs
 	wanted   bool     // somebody waits for it to be active
 	activeAt time.Time
-	attempts int   // starts that did not succeed
-	failure  error // why it does not run; nil while it does
+	queued   int      // clients that want a connection
+	first    net.Conn // of a Postgres that has just started, for one of them
+	attempts int      // starts that did not succeed
+	failure  error    // why it does not run; nil while it does
 	changed  chan struct{}
 }
 
@@ -267,11 +269,50 @@ func (c *Computes) bring(k *compute) (instance, error) {
 func (c *Computes) ready(k *compute, inst instance) error {
 	ctx, cancel := context.WithTimeout(k.ctx, startTimeout)
 	defer cancel()
-	err := inst.Ready(ctx)
-	if err == nil || k.ctx.Err() != nil {
+	first, err := inst.Ready(ctx)
+	switch {
+	case err == nil:
+		k.offer(first)
+		return nil
+	case k.ctx.Err() != nil:
 		return err // end stops it or leaves it
 	}
 	return errors.Join(err, inst.Kill(k.ctx))
+}
+
+// offer gives a connection on which nothing was said to the first who waits.
+func (k *compute) offer(conn net.Conn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.queued == 0 {
+		_ = conn.Close() // nobody needs it
+		return
+	}
+	k.first = conn
+}
+
+func (k *compute) takeFirst() net.Conn {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	conn := k.first
+	k.first = nil
+	return conn
+}
+
+func (k *compute) queue() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.queued++
+}
+
+// unqueue closes what was offered when nobody is left to take it.
+func (k *compute) unqueue() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.queued--; k.queued == 0 && k.first != nil {
+		_ = k.first.Close() // nothing was said on it
+		k.first = nil
+	}
 }
 
 func (c *Computes) record(k *compute, write func(context.Context, string) error) error {
@@ -286,6 +327,9 @@ func (c *Computes) record(k *compute, write func(context.Context, string) error)
 // failed notes that a Postgres does not run that should.
 func (c *Computes) failed(k *compute, err error) {
 	k.adopt = true
+	if conn := k.takeFirst(); conn != nil {
+		_ = conn.Close() // its other end is gone
+	}
 	k.set(func() { k.phase, k.inst, k.failure = starting, nil, err })
 	at, why := time.Now(), brief(err)
 	if err := c.record(k, func(ctx context.Context, id string) error { return c.o.Records.NoteFailure(ctx, id, at, why) }); err != nil {

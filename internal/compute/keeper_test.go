@@ -235,6 +235,23 @@ func TestUncleanIsNotAsleep(t *testing.T) {
 	}
 }
 
+// A session that lets not even us in does not keep a compute from being suspended
+// when somebody asks for that.
+func TestStuckSession(t *testing.T) {
+	in(t, Options{}, func(t *testing.T, m *machine, c *Computes) {
+		c.Keep(spec(1))
+		time.Sleep(time.Second)
+		m.on("v1").stuck = true
+		if err := c.Suspend(t.Context(), "v1"); err != nil {
+			t.Error(err)
+		}
+		wantState(t, c, "v1", pgbough.ComputeIdle)
+		if m.count("v1") != 2 || !m.asleep["b1"] {
+			t.Errorf("%d starts; recorded as asleep: %t", m.count("v1"), m.asleep["b1"])
+		}
+	})
+}
+
 func TestDiedIsStartedAgain(t *testing.T) {
 	in(t, Options{}, func(t *testing.T, m *machine, c *Computes) {
 		c.Keep(spec(1))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,10 +19,7 @@ const (
 	// readerIdle is how long the session that answers logins outlives the last
 	// one: between two of them it saves the cost of connecting.
 	readerIdle = 2 * time.Second
-	// firstIdle is how long the connection that showed a Postgres to be ready
-	// waits to become a client's.
-	firstIdle = time.Second
-	endPoll   = 5 * time.Millisecond
+	endPoll    = 5 * time.Millisecond
 
 	invalidCatalogName = "3D000"
 	cannotConnectNow   = "55000" // the database does not allow connections
@@ -33,12 +29,15 @@ const (
 type local struct {
 	server *postgres.Server
 
-	asking  sync.Mutex // guards reader, which answers one question at a time
+	asking  chan struct{} // holds a token while nobody uses reader, which answers one question at a time
 	reader  *pgx.Conn
 	closing *time.Timer // of reader
+}
 
-	mu    sync.Mutex
-	first net.Conn
+func newLocal(server *postgres.Server) *local {
+	p := &local{server: server, asking: make(chan struct{}, 1)}
+	p.asking <- struct{}{}
+	return p
 }
 
 // startLocal starts a Postgres on a volume, or adopts the one that runs there, if
@@ -59,7 +58,7 @@ func startLocal(ctx context.Context, l postgres.Launcher, s Spec, adopt bool, lo
 	if err != nil {
 		return nil, err
 	}
-	return &local{server: server}, nil
+	return newLocal(server), nil
 }
 
 func (p *local) PID() int                     { return p.server.Process().PID() }
@@ -70,38 +69,8 @@ func (p *local) LogTail() string              { return postgres.LogTail(p.server
 
 func (p *local) Kill(ctx context.Context) error { return p.server.Kill(ctx) }
 
-func (p *local) Ready(ctx context.Context) error {
-	conn, err := p.server.Ready(ctx)
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.first = conn
-	time.AfterFunc(firstIdle, p.closeFirst)
-	return nil
-}
-
-func (p *local) closeFirst() {
-	if conn := p.takeFirst(); conn != nil {
-		_ = conn.Close() // nothing was said on it
-	}
-}
-
-func (p *local) takeFirst() net.Conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	conn := p.first
-	p.first = nil
-	return conn
-}
-
-func (p *local) Dial(ctx context.Context) (net.Conn, error) {
-	if conn := p.takeFirst(); conn != nil {
-		return conn, nil
-	}
-	return p.server.Dial(ctx)
-}
+func (p *local) Ready(ctx context.Context) (net.Conn, error) { return p.server.Ready(ctx) }
+func (p *local) Dial(ctx context.Context) (net.Conn, error)  { return p.server.Dial(ctx) }
 
 // connect opens a session as the bootstrap superuser in a database that users
 // seldom drop or copy, both of which wait for our session.
@@ -119,6 +88,8 @@ func (p *local) connectTo(ctx context.Context, database string) (*pgx.Conn, erro
 	if err != nil {
 		return nil, err
 	}
+	// A superuser of the branch may have locked what is asked for.
+	cfg.RuntimeParams["lock_timeout"], cfg.RuntimeParams["statement_timeout"] = "2s", "10s"
 	if p.server.Config().Install.Major >= 17 {
 		cfg.RuntimeParams["event_triggers"] = "off" // a login trigger of the branch is not for us
 	}
@@ -127,7 +98,9 @@ func (p *local) connectTo(ctx context.Context, database string) (*pgx.Conn, erro
 
 // question asks in a session of its own.
 func (p *local) question(ctx context.Context, f func(*pgx.Conn) error) error {
-	p.closeReader()
+	if err := p.closeReader(ctx); err != nil {
+		return err
+	}
 	conn, err := p.connect(ctx)
 	if err != nil {
 		return err
@@ -172,8 +145,10 @@ func scanLogin(row pgx.Row) (pgbough.Login, error) {
 
 // Login implements instance.
 func (p *local) Login(ctx context.Context, role string) (pgbough.Login, error) {
-	p.asking.Lock()
-	defer p.asking.Unlock()
+	if err := p.take(ctx); err != nil {
+		return pgbough.Login{}, err
+	}
+	defer p.give()
 	for {
 		fresh := p.reader == nil
 		if fresh {
@@ -182,7 +157,7 @@ func (p *local) Login(ctx context.Context, role string) (pgbough.Login, error) {
 				return pgbough.Login{}, err
 			}
 			p.reader = conn
-			p.closing = time.AfterFunc(readerIdle, p.closeReader)
+			p.closing = time.AfterFunc(readerIdle, func() { _ = p.closeReader(context.Background()) })
 		}
 		l, err := scanLogin(p.reader.QueryRow(ctx, "SELECT "+loginColumns+" FROM pg_authid WHERE rolname = $1", role))
 		switch {
@@ -192,20 +167,36 @@ func (p *local) Login(ctx context.Context, role string) (pgbough.Login, error) {
 		case errors.Is(err, pgx.ErrNoRows):
 			return pgbough.Login{}, nil
 		}
-		p.closeReaderLocked()
+		p.hangUp()
 		if fresh || ctx.Err() != nil {
 			return pgbough.Login{}, fmt.Errorf("read pg_authid: %w", err)
 		}
 	}
 }
 
-func (p *local) closeReader() {
-	p.asking.Lock()
-	defer p.asking.Unlock()
-	p.closeReaderLocked()
+// take waits for reader, and give gives it back.
+func (p *local) take(ctx context.Context) error {
+	select {
+	case <-p.asking:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the session that reads pg_authid: %w", context.Cause(ctx))
+	}
 }
 
-func (p *local) closeReaderLocked() {
+func (p *local) give() { p.asking <- struct{}{} }
+
+func (p *local) closeReader(ctx context.Context) error {
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	defer p.give()
+	p.hangUp()
+	return nil
+}
+
+// hangUp closes reader; the caller has taken it.
+func (p *local) hangUp() {
 	if p.reader == nil {
 		return
 	}
@@ -219,7 +210,6 @@ func (p *local) closeReaderLocked() {
 // Quiet implements instance. Only with the last session gone pg_authid cannot
 // change any more.
 func (p *local) Quiet(ctx context.Context) (logins []pgbough.Login, err error) {
-	p.closeFirst()
 	err = p.question(ctx, func(conn *pgx.Conn) error {
 		if err := endSessions(ctx, conn); err != nil {
 			return err
@@ -253,10 +243,8 @@ func endSessions(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// Stop implements instance.
+// Stop implements instance. The session that reads pg_authid ends with it.
 func (p *local) Stop(ctx context.Context) (bool, error) {
-	p.closeFirst()
-	p.closeReader()
 	clean, err := p.server.Stop(ctx)
 	if err != nil || !clean {
 		return false, err

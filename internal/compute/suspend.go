@@ -17,7 +17,10 @@ const (
 	mostPoll  = 5 * time.Second
 )
 
-var errUnclean = errors.New("its Postgres did not shut down cleanly")
+var (
+	errUnclean = errors.New("its Postgres did not shut down cleanly")
+	errStuck   = errors.New("its sessions could not be ended one by one, so all of its Postgres was")
+)
 
 // suspension asks a keeper to suspend its compute.
 type suspension struct {
@@ -49,7 +52,11 @@ func (c *Computes) Suspend(ctx context.Context, id string) error {
 	if k == nil {
 		return gone(id)
 	}
-	return c.ask(ctx, k, asked)
+	err := c.ask(ctx, k, asked)
+	if errors.Is(err, errStuck) {
+		err = c.ask(ctx, k, asked) // it is started again, without those sessions
+	}
+	return err
 }
 
 // ask has a keeper suspend its compute.
@@ -221,11 +228,25 @@ func (c *Computes) suspend(k *compute, inst instance, why reason) (outcome, erro
 		if logins, err = inst.Quiet(ctx); err == nil {
 			return c.shutDown(k, inst, logins)
 		}
+		if why == asked && k.ctx.Err() == nil {
+			return c.unstick(k, inst, err)
+		}
 		err = fmt.Errorf("end the sessions of the compute: %w", err)
 		k.touch(time.Now())
 	}
 	k.set(func() { k.phase, k.wanted = active, false })
 	return stayed, err
+}
+
+// unstick ends a Postgres that lets not even us in: a session of it may have
+// locked what every login reads. What it holds is asked when it runs again.
+func (c *Computes) unstick(k *compute, inst instance, cause error) (outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), stopTimeout)
+	defer cancel()
+	if _, err := inst.Stop(ctx); err != nil {
+		return lost, errors.Join(err, cause)
+	}
+	return lost, fmt.Errorf("%w: %w", errStuck, cause)
 }
 
 func farewell(name string, why reason) string {
