@@ -132,7 +132,7 @@ func sleeps(b client.Branch) string {
 	if b.SuspendTimeoutSeconds <= 0 {
 		return never
 	}
-	return "after " + (time.Duration(b.SuspendTimeoutSeconds * float64(time.Second))).String() + " without work"
+	return "after " + time.Duration(b.SuspendTimeoutSeconds*float64(time.Second)).String() + " without work"
 }
 
 // parseSuspendAfter reads --suspend-after as the API wants it.

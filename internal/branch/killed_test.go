@@ -61,8 +61,12 @@ func TestKilledWhileItTurns(t *testing.T) {
 	b := w.create(t, "one")
 	eventually(t, "the background work of the create is done", func() bool { return w.get(t, "one").Settled })
 	for _, c := range []struct{ verb, at string }{
-		{"idle", "suspend_compute/held"}, {"idle", "suspend_compute/ended"}, {"idle", "suspend_compute/stopped"}, {"idle", "suspend_compute/recorded"},
-		{"connect", "start_compute/launched"}, {"connect", "start_compute/recorded"},
+		{"idle", "suspend_compute/held"},
+		{"idle", "suspend_compute/ended"},
+		{"idle", "suspend_compute/stopped"},
+		{"idle", "suspend_compute/recorded"},
+		{"connect", "start_compute/launched"},
+		{"connect", "start_compute/recorded"},
 	} {
 		t.Run(c.verb+" "+filepath.Base(c.at), func(t *testing.T) {
 			never := pgbough.SuspendNever

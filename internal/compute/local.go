@@ -157,7 +157,8 @@ func (p *local) Login(ctx context.Context, role string) (pgbough.Login, error) {
 				return pgbough.Login{}, err
 			}
 			p.reader = conn
-			p.closing = time.AfterFunc(readerIdle, func() { _ = p.closeReader(context.Background()) })
+			later := context.WithoutCancel(ctx)
+			p.closing = time.AfterFunc(readerIdle, func() { _ = p.closeReader(later) })
 		}
 		l, err := scanLogin(p.reader.QueryRow(ctx, "SELECT "+loginColumns+" FROM pg_authid WHERE rolname = $1", role))
 		switch {
@@ -167,7 +168,7 @@ func (p *local) Login(ctx context.Context, role string) (pgbough.Login, error) {
 		case errors.Is(err, pgx.ErrNoRows):
 			return pgbough.Login{}, nil
 		}
-		p.hangUp()
+		p.hangUp(ctx)
 		if fresh || ctx.Err() != nil {
 			return pgbough.Login{}, fmt.Errorf("read pg_authid: %w", err)
 		}
@@ -191,17 +192,17 @@ func (p *local) closeReader(ctx context.Context) error {
 		return err
 	}
 	defer p.give()
-	p.hangUp()
+	p.hangUp(ctx)
 	return nil
 }
 
 // hangUp closes reader; the caller has taken it.
-func (p *local) hangUp() {
+func (p *local) hangUp(ctx context.Context) {
 	if p.reader == nil {
 		return
 	}
 	p.closing.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = p.reader.Close(ctx) // it is given up in any case
 	p.reader = nil
