@@ -240,7 +240,10 @@ func (c *Computes) bring(k *compute) (instance, error) {
 		recorded <- nil
 	} else {
 		// It need not be durable before a client is let in.
-		go func() { recorded <- c.record(k, c.o.Records.SetAwake) }()
+		go func() {
+			c.o.Failpoint("start_compute/record")
+			recorded <- c.record(k, c.o.Records.SetAwake)
+		}()
 	}
 	inst, err := c.start(k.ctx, k.settings(), k.adopt)
 	launched := time.Since(began)

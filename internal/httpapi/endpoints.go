@@ -12,7 +12,7 @@ import (
 // branch's id or name too.
 
 func (a *api) getEndpoint(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.service.Branch(r.Context(), r.PathValue("project"), r.PathValue("endpoint"))
+	v, err := a.service.Unsized(r.Context(), r.PathValue("project"), r.PathValue("endpoint"))
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (a *api) turnEndpoint(w http.ResponseWriter, r *http.Request, turn func(con
 		return err
 	}
 	if op.Status == pgbough.OperationFinished {
-		if v, err = a.service.Branch(ctx, project, v.ID); err != nil {
+		if v, err = a.service.Unsized(ctx, project, v.ID); err != nil {
 			return err
 		}
 	}
