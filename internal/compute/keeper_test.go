@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,11 +132,12 @@ func TestIdleSessions(t *testing.T) {
 
 func TestWorkKeepsItAwake(t *testing.T) {
 	in(t, Options{SuspendAfter: time.Minute}, func(t *testing.T, m *machine, c *Computes) {
-		busy := true
+		var busy atomic.Bool
+		busy.Store(true)
 		never, own, settling := spec(1), spec(2), spec(3)
 		never.SuspendAfter = pgbough.SuspendNever
 		own.SuspendAfter = time.Hour
-		settling.Busy = func() bool { return busy }
+		settling.Busy = busy.Load
 		c.Keep(never)
 		c.Keep(own)
 		c.Keep(settling)
@@ -143,7 +145,7 @@ func TestWorkKeepsItAwake(t *testing.T) {
 		for _, id := range []string{"v1", "v2", "v3"} {
 			wantState(t, c, id, pgbough.ComputeActive)
 		}
-		busy = false
+		busy.Store(false)
 		time.Sleep(2 * time.Minute)
 		wantState(t, c, "v3", pgbough.ComputeIdle)
 		time.Sleep(time.Hour)

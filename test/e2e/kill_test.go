@@ -145,11 +145,11 @@ func (s *server) turnedAsAsked(kind, branch string) {
 	if want == "active" {
 		running = 1
 	}
-	var b branchJSON
-	s.json(&b, "branch", "get", branch)
-	if pids := s.postmasters()[s.volumeOf(branch)]; b.Branch.ComputeState != want || len(pids) != running {
-		s.t.Errorf("branch %s is %s with %d postmasters, want %s", branch, b.Branch.ComputeState, len(pids), want)
-	}
+	s.eventually(20*time.Second, "branch "+branch+" is "+want, func() bool { // the next server may just be taking it over
+		var b branchJSON
+		s.json(&b, "branch", "get", branch)
+		return b.Branch.ComputeState == want && len(s.postmasters()[s.volumeOf(branch)]) == running
+	})
 }
 
 // stopKeepingPostgres kills the server; every Postgres stays for the next one.
