@@ -48,6 +48,8 @@ type CreateRequest struct {
 	Name      string
 	Parent    string    // id or name; empty is the root branch
 	ExpiresAt time.Time // zero is never
+	// SuspendAfter is how long its compute may be idle; nil is the server's default.
+	SuspendAfter *time.Duration
 	// MaxLag allows a state that is older than the request by so much.
 	MaxLag time.Duration
 	// Reuse asks for the branch of that name if there is one already.
@@ -73,7 +75,10 @@ type BranchView struct {
 	LogicalBytes int64  // what it would be as a full copy
 	Path         string // the directory of its volume
 	// Notes tell what went wrong with its Postgres, such as a limit that it ran into.
-	Notes []string
+	Notes        []string
+	Endpoint     Endpoint
+	SuspendAfter time.Duration // in force; SuspendNever is never
+	BehindBytes  int64         // WAL that the root branch has replayed since it was cut
 }
 
 // Connection is one way to connect to a branch. All of it is secret.

@@ -122,6 +122,43 @@ func (c *Client) RenewBranch(ctx context.Context, project, branch string, ttl ti
 	return ask[BranchResponse](ctx, c, http.MethodPatch, path("projects", project, "branches", branch), nil, req)
 }
 
+// UpdateBranch changes the name of a branch, when it expires or when it sleeps.
+func (c *Client) UpdateBranch(ctx context.Context, project, branch string, req UpdateBranchRequest) (BranchResponse, error) {
+	return ask[BranchResponse](ctx, c, http.MethodPatch, path("projects", project, "branches", branch), nil, req)
+}
+
+// Suspend stops the Postgres of a branch until somebody connects, and returns
+// when it sleeps.
+func (c *Client) Suspend(ctx context.Context, project, branch string, watch func(Operation)) (EndpointResponse, error) {
+	return c.turn(ctx, project, branch, "suspend", watch)
+}
+
+// Wake starts the Postgres of a branch, and returns when it answers.
+func (c *Client) Wake(ctx context.Context, project, branch string, watch func(Operation)) (EndpointResponse, error) {
+	return c.turn(ctx, project, branch, "start", watch)
+}
+
+func (c *Client) turn(ctx context.Context, project, branch, verb string, watch func(Operation)) (EndpointResponse, error) {
+	at := path("projects", project, "endpoints", branch)
+	out, err := ask[EndpointResponse](ctx, c, http.MethodPost, at+"/"+verb, waiting(step), nil)
+	if err != nil {
+		return out, err
+	}
+	waited := false
+	for i, op := range out.Operations {
+		waited = waited || !op.Done()
+		if out.Operations[i], err = c.WaitOperation(ctx, op, watch); err != nil {
+			return out, err
+		}
+	}
+	if waited { // what came early says how it was before
+		now, err := ask[EndpointResponse](ctx, c, http.MethodGet, at, nil, nil)
+		out.Endpoint = now.Endpoint
+		return out, err
+	}
+	return out, nil
+}
+
 // DeleteBranch deletes a branch, with cascade its children too, and returns
 // when it is gone.
 func (c *Client) DeleteBranch(ctx context.Context, project, branch string, cascade bool, watch func(Operation)) (out BranchResponse, err error) {

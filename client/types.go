@@ -29,6 +29,10 @@ type (
 	CreatedBranch = neonapi.CreatedBranch
 	// CreatedProject answers POST /projects.
 	CreatedProject = neonapi.CreatedProject
+	// CreateEndpoint describes an endpoint that is wanted with a branch.
+	CreateEndpoint = neonapi.CreateEndpoint
+	// EndpointResponse answers GET, PATCH, start and suspend of one endpoint.
+	EndpointResponse = neonapi.EndpointResponse
 	// EndpointList answers GET .../endpoints.
 	EndpointList = neonapi.EndpointList
 	// Libpq holds the same connection as libpq's connection parameters, by libpq's names, for programs that are told by PGHOST and its like.

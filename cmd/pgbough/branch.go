@@ -2,18 +2,20 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/client"
 )
 
 func newBranchCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "branch",
-		Short: "Create, list, show and delete branches",
+		Short: "Create, list, show, change and delete branches",
 		Long:  "A branch is a private, writable Postgres that starts as its parent was at one exact moment.",
 	}
 	list := &cobra.Command{
@@ -23,25 +25,26 @@ func newBranchCommand(g *globals) *cobra.Command {
 	}
 	get := &cobra.Command{
 		Use: "get BRANCH", Short: "Show a branch, and what in it is not as in production", Args: cobra.ExactArgs(1),
-		Example: "  pgbough branch get fix-login",
-		RunE:    func(cmd *cobra.Command, args []string) error { return getBranch(cmd.Context(), g, args[0]) },
+		Example: "  pgbough branch get fix-login", ValidArgsFunction: g.completeParentArg,
+		RunE: func(cmd *cobra.Command, args []string) error { return getBranch(cmd.Context(), g, args[0]) },
 	}
 	var cascade bool
 	remove := &cobra.Command{
 		Use: "delete BRANCH", Short: "Delete a branch with everything in it", Args: cobra.ExactArgs(1),
-		Example: "  pgbough branch delete fix-login",
-		RunE:    func(cmd *cobra.Command, args []string) error { return deleteBranch(cmd.Context(), g, args[0], cascade) },
+		Example: "  pgbough branch delete fix-login", ValidArgsFunction: g.completeBranch,
+		RunE: func(cmd *cobra.Command, args []string) error { return deleteBranch(cmd.Context(), g, args[0], cascade) },
 	}
 	remove.Flags().BoolVar(&cascade, "cascade", false, "delete its children too")
 	create := newBranchCreateCommand(g)
-	g.addJSON(create, list, get, remove)
-	g.addProject(create, list, get, remove)
-	cmd.AddCommand(create, list, get, remove)
+	all := []*cobra.Command{create, list, get, newSetCommand(g), newRenameCommand(g), newSuspendCommand(g), newWakeCommand(g), remove}
+	g.addJSON(all...)
+	g.addProject(all...)
+	cmd.AddCommand(all...)
 	return cmd
 }
 
 func newBranchCreateCommand(g *globals) *cobra.Command {
-	var parent, expires, maxLag string
+	var parent, expires, maxLag, suspendAfter string
 	var reuse bool
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a branch of production as it is now; print its connection URI",
@@ -50,10 +53,11 @@ production had acknowledged when the command started. If production cannot be
 asked, the command fails, unless --max-lag allows a state that is older.`,
 		Example: `  pgbough branch create fix-login
   psql "$(pgbough branch create fix-login --expires 2h)"
+  pgbough branch create nightly --suspend-after never --expires 2027-01-31T12:00:00Z
   pgbough branch create fix-login --reuse --json | jq -r '.connection_uris[0].connection_uri'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ttl, err := parseDuration("expires", expires)
+			at, ttl, err := parseExpires(expires)
 			if err != nil {
 				return err
 			}
@@ -61,17 +65,28 @@ asked, the command fails, unless --max-lag allows a state that is older.`,
 			if err != nil {
 				return err
 			}
-			return createBranch(cmd.Context(), g, client.CreateBranchRequest{
-				Branch:        client.CreateBranch{Name: args[0], ParentID: parent, TTLSeconds: ttl.Seconds()},
+			req := client.CreateBranchRequest{
+				Branch:        client.CreateBranch{Name: args[0], ParentID: parent, ExpiresAt: at, TTLSeconds: ttl.Seconds()},
 				MaxLagSeconds: lag.Seconds(),
 				Reuse:         reuse,
-			})
+			}
+			timeout, err := parseSuspendAfter(suspendAfter)
+			if err != nil {
+				return err
+			}
+			if timeout != nil {
+				req.Endpoints = []client.CreateEndpoint{{Type: "read_write", SuspendTimeoutSeconds: timeout}}
+			}
+			return createBranch(cmd.Context(), g, req)
 		},
 	}
 	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
-	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d")
+	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z")
+	cmd.Flags().StringVar(&suspendAfter, "suspend-after", "", suspendAfterHelp+" (default: as the server is told)")
 	cmd.Flags().StringVar(&maxLag, "max-lag", "", "allow a state that is so much older than now, such as 30s")
 	cmd.Flags().BoolVar(&reuse, "reuse", false, "take the branch of this name if there is one")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	_ = cmd.RegisterFlagCompletionFunc("parent", g.completeParent) // fails only for a flag that is not there
 	return cmd
 }
 
@@ -111,14 +126,14 @@ func listBranches(ctx context.Context, g *globals) error {
 		return err
 	}
 	return g.print(answer, func(w io.Writer) {
-		names := map[string]string{}
-		for _, b := range answer.Branches {
-			names[b.ID] = b.Name
-		}
-		t := newTable(w, "NAME", "STATE", "COMPUTE", "PARENT", "AT", "OWN", "LOGICAL", "AGE", "EXPIRES", "ID")
-		for _, b := range answer.Branches {
-			t.row(b.Name, b.CurrentState, b.ComputeState, names[b.ParentID], b.ParentLSN,
-				size(b.OwnBytes), size(b.LogicalBytes), age(b.CreatedAt), expiry(b.ExpiresAt), b.ID)
+		t := newTable(w, "NAME", "STATE", "AGE", "OWN", "BEHIND", "EXPIRES", "ID")
+		for _, n := range tree(answer.Branches) {
+			b := n.branch
+			behind := ""
+			if b.ParentLSN != "" {
+				behind = size(b.BehindBytes)
+			}
+			t.row(n.lead+b.Name, shownState(b), age(b.CreatedAt), size(b.OwnBytes), behind, expiry(b.ExpiresAt), b.ID)
 		}
 		t.flush()
 	})
@@ -141,12 +156,20 @@ func printBranch(w io.Writer, b client.Branch) {
 	t.row("name", b.Name)
 	t.row("id", b.ID)
 	t.row("state", b.CurrentState)
-	if b.ComputeState != "" {
+	if b.ComputeState != "" && b.ParentID != "" {
 		t.row("compute", b.ComputeState)
+		t.row("sleeps", sleeps(b))
+		t.row("last active", moment(b.LastActive))
+	}
+	if b.Restarts > 0 {
+		t.row("restarts", fmt.Sprintf("%d; the last at %s: %s", b.Restarts, moment(b.LastFailureAt), b.LastFailure))
 	}
 	if b.ParentID != "" {
 		t.row("parent", b.ParentID)
 		t.row("as it was", b.ParentLSN+", "+moment(b.ParentTimestamp))
+	}
+	if b.ParentLSN != "" {
+		t.row("behind", size(b.BehindBytes)+" of WAL")
 	}
 	own := size(b.OwnBytes)
 	if b.LimitBytes > 0 {
@@ -191,4 +214,52 @@ func deleteBranch(ctx context.Context, g *globals, name string, cascade bool) er
 	}
 	p.close()
 	return g.print(answer, func(io.Writer) { g.talk("branch %s is deleted", answer.Branch.Name) })
+}
+
+// shownState is the one word that says most of how a branch is.
+func shownState(b client.Branch) string {
+	if b.CurrentState == string(pgbough.BranchReady) && b.ParentID != "" && b.ComputeState != "" {
+		return b.ComputeState
+	}
+	return b.CurrentState
+}
+
+// node is a branch in a tree as it is drawn.
+type node struct {
+	lead   string // what is drawn before its name
+	branch client.Branch
+}
+
+// tree puts every branch below its parent, in the order in which they are given.
+func tree(branches []client.Branch) []node {
+	children, known := map[string][]client.Branch{}, map[string]bool{}
+	for _, b := range branches {
+		known[b.ID] = true
+	}
+	for _, b := range branches {
+		parent := b.ParentID
+		if !known[parent] {
+			parent = ""
+		}
+		children[parent] = append(children[parent], b)
+	}
+	var out []node
+	var walk func(parent, indent string)
+	walk = func(parent, indent string) {
+		for i, b := range children[parent] {
+			switch last := i == len(children[parent])-1; {
+			case parent == "":
+				out = append(out, node{"", b})
+				walk(b.ID, "")
+			case last:
+				out = append(out, node{indent + "└─ ", b})
+				walk(b.ID, indent+"   ")
+			default:
+				out = append(out, node{indent + "├─ ", b})
+				walk(b.ID, indent+"│  ")
+			}
+		}
+	}
+	walk("", "")
+	return out
 }

@@ -21,7 +21,10 @@ func newLogsCommand(g *globals) *cobra.Command {
 {"line": "..."}.`,
 		Example: "  pgbough logs fix-login\n  pgbough logs fix-login -f",
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return printLog(cmd.Context(), g, args[0], follow) },
+
+		ValidArgsFunction: g.completeParentArg,
+
+		RunE: func(cmd *cobra.Command, args []string) error { return printLog(cmd.Context(), g, args[0], follow) },
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as the log grows, until interrupted")
 	g.addJSON(cmd)

@@ -108,6 +108,7 @@ func (g *globals) addJSON(cmds ...*cobra.Command) {
 func (g *globals) addProject(cmds ...*cobra.Command) {
 	for _, cmd := range cmds {
 		cmd.Flags().StringVar(&g.project, "project", g.getenv("PGBOUGH_PROJECT"), "the project, by name or id; needed only where there are several")
+		_ = cmd.RegisterFlagCompletionFunc("project", g.completeProject) // fails only for a flag that is not there
 	}
 }
 

@@ -63,6 +63,7 @@ passed on to the command. If run itself is killed, the server deletes the branch
 found.
 `)
 	cmd.Flags().StringVar(&r.parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
+	_ = cmd.RegisterFlagCompletionFunc("parent", g.completeParent) // fails only for a flag that is not there
 	g.addProject(cmd)
 	return cmd
 }

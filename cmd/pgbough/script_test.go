@@ -90,6 +90,8 @@ func service(ts *testscript.TestScript, _ bool, args []string) {
 		s.Fail[args[1]] = pgbough.Errorf(pgbough.Code(args[2]), "it failed").WithHint("mend it")
 	case "operations-fail":
 		s.OperationError = pgbough.Errorf(pgbough.Code(args[1]), "it failed midway")
+	case "operations-work":
+		s.OperationError = nil
 	case "unknown-volume":
 		s.Unknown = []pgbough.VolumeStatus{{ID: args[1], OwnBytes: 1_500_000_000, LogicalBytes: 2_000_000}}
 	case "finding":

@@ -15,6 +15,7 @@ import (
 
 	"github.com/oklog/run"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/branch"
@@ -46,6 +47,8 @@ type serverCommand struct {
 	memory, disk          string
 	cpus                  float64
 	processes             int64
+	suspendAfter          string
+	maxAwake              int
 }
 
 // newServerCommand is `pgbough server`: the one process that does everything.
@@ -83,6 +86,8 @@ out below the branches.`,
 	f.StringVar(&c.disk, "branch-disk", "", "how much a branch may hold of its own, such as 20GB; empty for no limit but the pool's")
 	f.Float64Var(&c.cpus, "branch-cpus", 0, "how many CPUs a branch may use at most, such as 1.5; 0 for no limit")
 	f.Int64Var(&c.processes, "branch-pids", 2000, "how many processes a branch may have; 0 for no limit")
+	f.StringVar(&c.suspendAfter, "suspend-after", "5m", "stop the Postgres of a branch after so long without work, where the branch was not told otherwise; 0 or never: not at all")
+	f.IntVar(&c.maxAwake, "max-awake", 0, "how many branches may be awake at a time (default: what half of the memory is enough for)")
 	f.BoolVar(&c.debug, "debug", false, "log more")
 	return cmd
 }
@@ -176,6 +181,10 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return nil, err
 	}
+	suspendAfter, maxAwake, err := c.sleep()
+	if err != nil {
+		return nil, err
+	}
 	s.storage, err = storage.Open(ctx, storage.Config{
 		DataDir: data, Want: c.pool, Size: size, Sparse: c.sparse, CatalogID: s.catalog.ID(), Reserve: reserve,
 		UID: c.uid, GID: c.uid, Log: log,
@@ -202,7 +211,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
 		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
-		Failpoint: failpoint,
+		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Failpoint: failpoint,
 	})
 	return s, err
 }
@@ -283,4 +292,39 @@ func (s *server) close(ctx context.Context, log *slog.Logger) error {
 		errs = append(errs, s.catalog.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Beside its shared buffers a Postgres at rest has some 40 MB of its own, and its
+// sessions need more.
+const ownMemory = 64 << 20
+
+// leastAwake is allowed on any machine.
+const leastAwake = 4
+
+// sleep is when branches sleep, and how many may be awake.
+func (c *serverCommand) sleep() (after time.Duration, awake int, err error) {
+	timeout, err := parseSuspendAfter(c.suspendAfter)
+	switch {
+	case err != nil:
+		return 0, 0, err
+	case timeout == nil || *timeout == 0:
+		return 0, 0, pgbough.Errorf(pgbough.EInvalid, "--suspend-after %q is not a duration such as 5m, 0 or never", c.suspendAfter)
+	case *timeout > 0:
+		after = time.Duration(*timeout * float64(time.Second))
+	}
+	if c.maxAwake != 0 {
+		if c.maxAwake < 1 {
+			return 0, 0, pgbough.Errorf(pgbough.EInvalid, "--max-awake %d would let no branch run", c.maxAwake)
+		}
+		return after, c.maxAwake, nil
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, 0, fmt.Errorf("ask how much memory there is: %w", err)
+	}
+	buffers, err := parseSize(c.sharedBuffers)
+	if err != nil {
+		return 0, 0, err
+	}
+	return after, max(leastAwake, int(int64(info.Totalram)*int64(info.Unit)/2/(buffers+ownMemory))), nil
 }

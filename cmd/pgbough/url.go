@@ -38,6 +38,8 @@ func newURLCommand(g *globals) *cobra.Command {
 		Short:   "Print the connection URI of a branch",
 		Example: "  psql \"$(pgbough url fix-login)\"\n  pgbough url fix-login --role report --database stats",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: g.completeBranch,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			answer, err := to.find(cmd.Context(), g, args[0])
 			if err != nil {
@@ -69,6 +71,7 @@ func newPsqlCommand(g *globals) *cobra.Command {
 			}
 			return nil
 		},
+		ValidArgsFunction: g.completeBranch,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			psql, err := exec.LookPath("psql")
 			if err != nil {

@@ -344,28 +344,3 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 	defer s.wakeKeeper(p.ID)
 	return s.serve(ctx, p, b)
 }
-
-// serve keeps a Postgres running for a branch: the one that was its spare, an
-// adopted one, or a new one.
-func (s *Service) serve(ctx context.Context, p pgbough.Project, b pgbough.Branch) error {
-	cfg, err := s.config(ctx, p, b.VolumeID)
-	if err != nil {
-		return err
-	}
-	cfg.Settings = s.branchSettings(p, fromNouns(b.Settings), b.Settled)
-	cfg.Limits = s.limits
-	if f, ferr := s.followerOf(p.ID); ferr == nil {
-		if server, ok := f.ReleaseSpare(ctx, b.VolumeID); ok {
-			if err := server.Process().SetLimits(cfg.Limits); err != nil {
-				return fmt.Errorf("limit the Postgres of branch %s: %w", b.Name, err)
-			}
-			s.computes.Take(cfg, server)
-			s.settleLater(p, b)
-			return nil
-		}
-	}
-	s.stopped.Delete(b.VolumeID)
-	s.computes.Keep(cfg)
-	s.settleLater(p, b)
-	return nil
-}

@@ -24,13 +24,15 @@ func (s *Service) deleteKind() operation.Kind {
 }
 
 func (s *Service) markDeleting(ctx context.Context, r *deleteRun) error {
-	b, err := s.catalog.Branch(ctx, r.ProjectID, r.BranchID)
-	if err != nil {
-		return err
-	}
-	r.State.VolumeID = b.VolumeID
-	b.State = pgbough.BranchDeleting
-	return s.catalog.UpdateBranch(ctx, b)
+	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		b, err := tx.Branch(r.ProjectID, r.BranchID)
+		if err != nil {
+			return err
+		}
+		r.State.VolumeID = b.VolumeID
+		b.State = pgbough.BranchDeleting
+		return tx.UpdateBranch(b)
+	})
 }
 
 func (s *Service) destroyBranch(ctx context.Context, r *deleteRun) error {

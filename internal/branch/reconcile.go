@@ -134,11 +134,15 @@ func (s *Service) revive(ctx context.Context, p pgbough.Project) error {
 	if err != nil {
 		return err
 	}
+	running, err := s.launcher.List(ctx)
+	if err != nil {
+		return err
+	}
 	for _, b := range branches {
 		if b.State != pgbough.BranchReady || b.ID == p.RootBranchID {
 			continue
 		}
-		if err := s.serve(ctx, p, b); err != nil {
+		if err := s.serveAgain(ctx, p, b, slices.Contains(running, b.VolumeID)); err != nil {
 			s.log.ErrorContext(ctx, "a branch cannot be served", "branch", b.Name, "err", err)
 		}
 	}

@@ -255,7 +255,15 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 	if !req.ExpiresAt.IsZero() && req.ExpiresAt.Before(time.Now()) {
 		return none, pgbough.Errorf(pgbough.EInvalid, "the expiry %s is in the past", req.ExpiresAt.Format(time.RFC3339))
 	}
+	if req.SuspendAfter != nil {
+		if err := checkSuspendAfter(*req.SuspendAfter); err != nil {
+			return none, err
+		}
+	}
 	if err := s.pool.CheckSpace(0); err != nil {
+		return none, err
+	}
+	if err := s.roomForOne(ctx); err != nil {
 		return none, err
 	}
 	b := pgbough.Branch{
@@ -264,12 +272,33 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 	}
 	op, err := s.engine.Start(ctx, "create_branch", operation.Request{
 		ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag},
-		Save: s.with(func(tx *catalog.Tx) error { return tx.CreateBranch(b) }),
+		Save: s.with(func(tx *catalog.Tx) error {
+			if err := tx.CreateBranch(b); err != nil || req.SuspendAfter == nil {
+				return err
+			}
+			return tx.SetSuspendAfter(b.ID, *req.SuspendAfter)
+		}),
 	})
 	if err != nil {
 		return none, err
 	}
-	return pgbough.Created{Branch: s.unsized(p, b), Operation: op}, nil
+	return pgbough.Created{Branch: s.unsized(ctx, p, b), Operation: op}, nil
+}
+
+// roomForOne makes sure that another branch may be awake beside those that are,
+// and those that are being made.
+func (s *Service) roomForOne(ctx context.Context) error {
+	ops, err := s.catalog.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	making := 0
+	for _, op := range ops {
+		if op.Kind == "create_branch" && op.Status == pgbough.OperationRunning {
+			making++
+		}
+	}
+	return s.computes.Room(ctx, making+1)
 }
 
 // with makes an operation durable together with the rows that it is about.
@@ -293,7 +322,7 @@ func (s *Service) reuse(ctx context.Context, p pgbough.Project, name string) (cr
 	case err != nil:
 		return created, false, err
 	case b.State == pgbough.BranchReady:
-		return pgbough.Created{Branch: s.unsized(p, b)}, true, nil
+		return pgbough.Created{Branch: s.unsized(ctx, p, b)}, true, nil
 	}
 	ops, err := s.catalog.Unfinished(ctx)
 	if err != nil {
@@ -301,7 +330,7 @@ func (s *Service) reuse(ctx context.Context, p pgbough.Project, name string) (cr
 	}
 	for _, op := range ops {
 		if op.BranchID == b.ID && op.Kind == "create_branch" {
-			return pgbough.Created{Branch: s.unsized(p, b), Operation: op}, true, nil
+			return pgbough.Created{Branch: s.unsized(ctx, p, b), Operation: op}, true, nil
 		}
 	}
 	return created, false, nil // it is going away
@@ -326,7 +355,7 @@ func (s *Service) DeleteBranch(ctx context.Context, project, branch string, casc
 	if err != nil {
 		return pgbough.BranchView{}, none, err
 	}
-	v := s.unsized(p, b)
+	v := s.unsized(ctx, p, b)
 	if b.ID == p.RootBranchID {
 		return v, none, pgbough.Errorf(pgbough.EConflict, "%s is the root branch, which follows production", b.Name).
 			WithHint("remove the whole project with: pgbough project delete %s", p.Name)

@@ -39,10 +39,13 @@ type Options struct {
 	Notes      []string                                    // what the status should tell of the machine
 	Spares     int                                         // how many a project should have ready
 	Resize     func(ctx context.Context, size int64) error // of the pool, in bytes
-	Image      string                                      // the pool's image file, for the status
-	Version    string
-	Log        *slog.Logger
-	Failpoint  func(string)
+	// SuspendAfter is how long a compute may be idle that was not told otherwise.
+	SuspendAfter time.Duration
+	MaxAwake     int    // how many computes may be awake; 0 is any number
+	Image        string // the pool's image file, for the status
+	Version      string
+	Log          *slog.Logger
+	Failpoint    func(string)
 }
 
 // Service carries out what the API asks for.
@@ -60,6 +63,7 @@ type Service struct {
 	image      string
 	resize     func(ctx context.Context, size int64) error
 	version    string
+	suspend    time.Duration
 	engine     *operation.Engine
 	computes   *compute.Computes
 	log        *slog.Logger
@@ -92,8 +96,10 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, log: o.Log, ctx: life, cancel: cancel,
-		computes:  compute.New(o.Launcher, o.Log),
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, log: o.Log, ctx: life, cancel: cancel,
+		computes: compute.New(compute.Options{
+			Launcher: o.Launcher, Records: o.Catalog, SuspendAfter: o.SuspendAfter, MaxAwake: o.MaxAwake, Log: o.Log, Failpoint: o.Failpoint,
+		}),
 		followers: map[string]*follower.Follower{},
 		wake:      map[string]chan struct{}{},
 		ready:     map[string]chan struct{}{},
@@ -104,7 +110,8 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
-	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind())
+	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
+		s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {
 		cancel()
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/quarantine"
 )
@@ -53,12 +54,14 @@ func (s *Service) settle(ctx context.Context, p pgbough.Project, b pgbough.Branc
 	if err := postgres.SyncAll(server.Config().DataDir, time.Time{}); err != nil {
 		return err
 	}
-	// Its row may have changed meanwhile.
-	if b, err = s.catalog.Branch(ctx, p.ID, b.ID); err != nil {
-		return err
-	}
-	b.Settled = true
-	if err := s.catalog.UpdateBranch(ctx, b); err != nil {
+	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		if b, err = tx.Branch(p.ID, b.ID); err != nil {
+			return err
+		}
+		b.Settled = true
+		return tx.UpdateBranch(b)
+	})
+	if err != nil {
 		return err
 	}
 	return s.computes.Reload(b.VolumeID, s.branchSettings(p, fromNouns(b.Settings), true))

@@ -188,9 +188,13 @@ func (s *Service) Branches(ctx context.Context, project string) ([]pgbough.Branc
 	if err != nil {
 		return nil, err
 	}
+	endpoints, err := s.catalog.Endpoints(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
 	views := make([]pgbough.BranchView, 0, len(branches))
 	for _, b := range branches {
-		views = append(views, s.view(ctx, p, b))
+		views = append(views, s.sized(ctx, s.unsizedWith(p, b, endpoints[b.ID])))
 	}
 	return views, nil
 }
@@ -220,24 +224,42 @@ func (s *Service) Unsized(ctx context.Context, project, branch string) (pgbough.
 	if err != nil {
 		return pgbough.BranchView{}, err
 	}
-	return s.unsized(p, b), nil
+	return s.unsized(ctx, p, b), nil
 }
 
 // view is a branch as it is now.
 func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
-	v := s.unsized(p, b)
-	if b.VolumeID == "" {
+	return s.sized(ctx, s.unsized(ctx, p, b))
+}
+
+// sized adds to a branch what it takes in the pool.
+func (s *Service) sized(ctx context.Context, v pgbough.BranchView) pgbough.BranchView {
+	if v.VolumeID == "" {
 		return v
 	}
-	if u, err := s.usage(ctx, b.VolumeID); err == nil {
+	if u, err := s.usage(ctx, v.VolumeID); err == nil {
 		v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
 	}
 	return v
 }
 
-func (s *Service) unsized(p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
-	state := s.computes.State(b.VolumeID)
-	v := pgbough.BranchView{Branch: b, Compute: state.State, Notes: s.branchNotes(b, state)}
+func (s *Service) unsized(ctx context.Context, p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
+	e, _ := s.catalog.Endpoint(ctx, b.ID) // the root has none
+	return s.unsizedWith(p, b, e)
+}
+
+func (s *Service) unsizedWith(p pgbough.Project, b pgbough.Branch, e pgbough.Endpoint) pgbough.BranchView {
+	c := s.computes.State(b.VolumeID)
+	v := pgbough.BranchView{Branch: b, Endpoint: e, Compute: c.State, SuspendAfter: e.SuspendAfter, Notes: s.branchNotes(b, c)}
+	if e.SuspendAfter == pgbough.SuspendByDefault {
+		v.SuspendAfter = s.suspend
+	}
+	if !c.LastActive.IsZero() {
+		v.Endpoint.LastActive = c.LastActive
+	}
+	if f, err := s.followerOf(p.ID); err == nil && b.ParentLSN != 0 {
+		v.BehindBytes = max(0, f.Status().Replay.Sub(b.ParentLSN))
+	}
 	if b.ID != p.RootBranchID {
 		v.LimitBytes = s.disk
 	} else {
@@ -289,26 +311,6 @@ func (s *Service) usage(ctx context.Context, volumeID string) (volume.Usage, err
 	return u, err
 }
 
-// SetExpiry sets when a branch goes by itself; the zero time is never.
-func (s *Service) SetExpiry(ctx context.Context, project, branch string, at time.Time) (pgbough.BranchView, error) {
-	p, b, err := s.find(ctx, project, branch)
-	if err != nil {
-		return pgbough.BranchView{}, err
-	}
-	if b.ID == p.RootBranchID && !at.IsZero() {
-		return pgbough.BranchView{}, pgbough.Errorf(pgbough.EConflict, "the root branch cannot expire").
-			WithHint("remove the project with: pgbough project delete %s", p.Name)
-	}
-	if !at.IsZero() && at.Before(time.Now()) {
-		return pgbough.BranchView{}, pgbough.Errorf(pgbough.EInvalid, "the expiry %s is in the past", at.Format(time.RFC3339))
-	}
-	b.ExpiresAt = at
-	if err := s.catalog.UpdateBranch(ctx, b); err != nil {
-		return pgbough.BranchView{}, err
-	}
-	return s.view(ctx, p, b), nil
-}
-
 // Roles lists the login roles of a branch with their passwords.
 func (s *Service) Roles(ctx context.Context, project, branch string) ([]pgbough.Role, error) {
 	_, b, err := s.find(ctx, project, branch)
@@ -350,7 +352,7 @@ func (s *Service) Connection(ctx context.Context, project, branch, role, databas
 	if err := s.resume(ctx, p, b); err != nil {
 		return pgbough.Connection{}, err
 	}
-	if _, err := s.computes.Wait(ctx, b.VolumeID); err != nil {
+	if err := s.computes.Wake(ctx, b.VolumeID); err != nil { // its socket wakes nobody
 		return pgbough.Connection{}, err
 	}
 	cfg, err := s.config(ctx, p, b.VolumeID)

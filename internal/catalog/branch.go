@@ -90,9 +90,11 @@ func (tx *Tx) branchError(b pgbough.Branch, err error) error {
 	return fmt.Errorf("write branch %s: %w", b.Name, err)
 }
 
-// Branch finds a branch of a project by its id or, if there is none, by its name.
+// Branch finds a branch of a project by its id, that of its endpoint or, if there
+// is none, by its name.
 func (tx *Tx) Branch(projectID, idOrName string) (pgbough.Branch, error) {
-	row := tx.q.QueryRowContext(tx.ctx, branchSelect+"WHERE b.project_id = ?1 AND (b.id = ?2 OR b.name = ?2) ORDER BY b.id = ?2 DESC LIMIT 1", projectID, idOrName)
+	row := tx.q.QueryRowContext(tx.ctx, branchSelect+`WHERE b.project_id = ?1 AND (b.id = ?2 OR e.id = ?2 OR b.name = ?2)
+		ORDER BY b.id = ?2 DESC, b.name = ?2 LIMIT 1`, projectID, idOrName)
 	b, err := scanBranch(tx, row.Scan)
 	if isNoRows(err) {
 		return pgbough.Branch{}, noBranch(idOrName)
@@ -146,7 +148,8 @@ func (c *Catalog) DeleteBranch(ctx context.Context, id string) error {
 	return c.Tx(ctx, func(tx *Tx) error { return tx.DeleteBranch(id) })
 }
 
-// Branch finds a branch of a project by its id or, if there is none, by its name.
+// Branch finds a branch of a project by its id, that of its endpoint or, if there
+// is none, by its name.
 func (c *Catalog) Branch(ctx context.Context, projectID, idOrName string) (pgbough.Branch, error) {
 	return c.read(ctx).Branch(projectID, idOrName)
 }

@@ -117,10 +117,12 @@ func createRequest(body neonapi.CreateBranchRequest) (pgbough.CreateRequest, err
 	case body.MaxLagSeconds < 0 || b.TTLSeconds < 0:
 		return pgbough.CreateRequest{}, pgbough.Errorf(pgbough.EInvalid, "a duration is less than nothing")
 	}
+	var timeout *float64
 	for _, e := range body.Endpoints {
 		if e.Type != "" && e.Type != "read_write" {
 			return pgbough.CreateRequest{}, notYet("an endpoint of type " + e.Type)
 		}
+		timeout = e.SuspendTimeoutSeconds
 	}
 	req := pgbough.CreateRequest{
 		Name:   b.Name,
@@ -135,8 +137,28 @@ func createRequest(body neonapi.CreateBranchRequest) (pgbough.CreateRequest, err
 		return pgbough.CreateRequest{}, err
 	}
 	var err error
+	if req.SuspendAfter, err = suspendAfter(timeout); err != nil {
+		return req, err
+	}
 	req.ExpiresAt, err = expiry(b.ExpiresAt, b.TTLSeconds)
 	return req, err
+}
+
+// suspendAfter reads Neon's suspend_timeout_seconds: 0 is the server's default, -1 never.
+func suspendAfter(timeout *float64) (*time.Duration, error) {
+	if timeout == nil {
+		return nil, nil
+	}
+	d := seconds(*timeout)
+	switch {
+	case *timeout == 0:
+		d = pgbough.SuspendByDefault
+	case *timeout == neverSuspend:
+		d = pgbough.SuspendNever
+	case d <= 0:
+		return nil, pgbough.Errorf(pgbough.EInvalid, "suspend_timeout_seconds %g is not a time; -1 is never, 0 the server's default", *timeout)
+	}
+	return &d, nil
 }
 
 func notYet(what string) error {
@@ -180,31 +202,30 @@ func (a *api) updateBranch(w http.ResponseWriter, r *http.Request) error {
 	}
 	b := body.Branch
 	switch {
-	case b.Name != nil:
-		return notYet("to rename a branch")
 	case b.Protected != nil && *b.Protected:
 		return notYet("a protected branch")
 	case b.TTLSeconds < 0:
 		return pgbough.Errorf(pgbough.EInvalid, "ttl_interval_seconds is less than nothing")
 	}
-	ctx, project, branch := r.Context(), r.PathValue("project"), r.PathValue("branch")
-	var view pgbough.BranchView
-	var err error
-	if b.ExpiresAt == nil && b.TTLSeconds == 0 {
-		view, err = a.service.Branch(ctx, project, branch)
-	} else {
+	change := pgbough.BranchChange{Name: b.Name}
+	if b.ExpiresAt != nil || b.TTLSeconds != 0 {
 		var at *time.Time
 		if b.ExpiresAt != nil { // null leaves at nil, which is never
 			if err := json.Unmarshal(b.ExpiresAt, &at); err != nil {
 				return pgbough.Errorf(pgbough.EInvalid, "expires_at %s is not a time such as 2027-01-31T12:00:00Z", b.ExpiresAt)
 			}
 		}
-		expires, bad := expiry(at, b.TTLSeconds)
-		if bad != nil {
-			return bad
+		expires, err := expiry(at, b.TTLSeconds)
+		if err != nil {
+			return err
 		}
-		view, err = a.service.SetExpiry(ctx, project, branch, expires)
+		change.ExpiresAt = &expires
 	}
+	var err error
+	if change.SuspendAfter, err = suspendAfter(b.SuspendTimeoutSeconds); err != nil {
+		return err
+	}
+	view, err := a.service.UpdateBranch(r.Context(), r.PathValue("project"), r.PathValue("branch"), change)
 	if err != nil {
 		return err
 	}

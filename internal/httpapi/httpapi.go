@@ -67,8 +67,9 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 
 func (a *api) routes() map[string]handler {
 	const (
-		project = "/projects/{project}"
-		branch  = project + "/branches/{branch}"
+		project  = "/projects/{project}"
+		branch   = project + "/branches/{branch}"
+		endpoint = project + "/endpoints/{endpoint}"
 	)
 	return map[string]handler{
 		"GET /auth":                   a.getAuth,
@@ -94,6 +95,10 @@ func (a *api) routes() map[string]handler {
 		"GET " + branch + "/roles/{role}/reveal_password": a.revealPassword,
 		"GET " + branch + "/logs":                         a.streamLog,
 		"GET " + project + "/endpoints":                   a.listEndpoints,
+		"GET " + endpoint:                                 a.getEndpoint,
+		"PATCH " + endpoint:                               a.updateEndpoint,
+		"POST " + endpoint + "/start":                     a.startEndpoint,
+		"POST " + endpoint + "/suspend":                   a.suspendEndpoint,
 		"GET " + project + "/connection_uri":              a.getConnectionURI,
 
 		"GET " + project + "/operations":             a.listOperations,

@@ -328,10 +328,10 @@ func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
 			t.Errorf("%s: code %v", body, code)
 		}
 	}
-	s.call(t, "PATCH", fix, `{"branch":{"name":"other"}}`, 400)
+	s.call(t, "PATCH", fix, `{"branch":{"protected":true}}`, 400)
 	s.call(t, "POST", "/projects", `{"project":{"name":"x"}}`, 400)
 	s.call(t, "GET", shop+"/snapshots", "", 404)
-	if s.Calls["CreateBranch"]+s.Calls["Attach"]+s.Calls["SetExpiry"] != 0 {
+	if s.Calls["CreateBranch"]+s.Calls["Attach"]+s.Calls["UpdateBranch"] != 0 {
 		t.Errorf("the service was asked: %v", s.Calls)
 	}
 }

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"io"
-	"time"
 
 	"github.com/pgbough/pgbough"
 )
@@ -38,8 +37,12 @@ type Service interface {
 	// Unsized is Branch without its sizes: measuring them can take longer than
 	// making the branch did.
 	Unsized(ctx context.Context, project, branch string) (pgbough.BranchView, error)
-	// SetExpiry sets when a branch goes by itself; the zero time is never.
-	SetExpiry(ctx context.Context, project, branch string, at time.Time) (pgbough.BranchView, error)
+	// UpdateBranch changes all that is asked for, or nothing.
+	UpdateBranch(ctx context.Context, project, branch string, change pgbough.BranchChange) (pgbough.BranchView, error)
+	// Suspend and Wake take the id of the branch's endpoint, too. There is no
+	// operation if there is nothing to do.
+	Suspend(ctx context.Context, project, branch string) (pgbough.BranchView, pgbough.Operation, error)
+	Wake(ctx context.Context, project, branch string) (pgbough.BranchView, pgbough.Operation, error)
 	// DeleteBranch refuses a branch that has children unless cascade is set.
 	DeleteBranch(ctx context.Context, project, branch string, cascade bool) (pgbough.BranchView, pgbough.Operation, error)
 	// Roles lists the login roles of a branch with their passwords.

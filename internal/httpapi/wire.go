@@ -99,6 +99,10 @@ func wireBranch(v pgbough.BranchView) neonapi.Branch {
 	if v.ParentID != "" {
 		b.InitSource = "parent-data"
 	}
+	if v.EndpointID != "" {
+		b.SuspendTimeoutSeconds, b.LastActive = wireSuspendAfter(v.SuspendAfter), utc(v.Endpoint.LastActive)
+		b.BehindBytes, b.Restarts, b.LastFailure, b.LastFailureAt = v.BehindBytes, v.Endpoint.Restarts, v.Endpoint.Failure, utc(v.Endpoint.FailedAt)
+	}
 	if v.ParentLSN != 0 {
 		b.ParentLSN = v.ParentLSN.String()
 	}
@@ -117,7 +121,6 @@ func wireEndpoints(v pgbough.BranchView) []neonapi.Endpoint {
 	if v.EndpointID == "" {
 		return []neonapi.Endpoint{}
 	}
-	const neverSuspend = -1
 	host := hostOf(v)
 	return []neonapi.Endpoint{{
 		ID: v.EndpointID, Host: host, ProxyHost: strings.TrimPrefix(host, v.EndpointID+"."),
@@ -125,9 +128,22 @@ func wireEndpoints(v pgbough.BranchView) []neonapi.Endpoint {
 		Type: "read_write", CurrentState: string(v.Compute),
 		AutoscalingLimitMinCU: 0.25, AutoscalingLimitMaxCU: 0.25,
 		PoolerMode: "transaction", CreationSource: neonapi.CreationSource, Provisioner: neonapi.Provisioner,
-		SuspendTimeoutSeconds: neverSuspend,
-		CreatedAt:             v.CreatedAt.UTC(), UpdatedAt: v.CreatedAt.UTC(),
+		SuspendTimeoutSeconds: wireSuspendAfter(v.Endpoint.SuspendAfter), LastActive: utc(v.Endpoint.LastActive),
+		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.CreatedAt.UTC(),
 	}}
+}
+
+// neverSuspend is Neon's word for it.
+const neverSuspend = -1
+
+func wireSuspendAfter(d time.Duration) float64 {
+	switch d {
+	case pgbough.SuspendByDefault:
+		return 0
+	case pgbough.SuspendNever:
+		return neverSuspend
+	}
+	return d.Seconds()
 }
 
 func hostOf(v pgbough.BranchView) string {

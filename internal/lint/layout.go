@@ -66,7 +66,7 @@ func owners() []Owner {
 	return []Owner{
 		{"github.com/google/go-cmp", nil, "comparing is for tests"},
 		{"github.com/jackc/pgx/v5", []string{
-			"internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/source",
+			"internal/compute", "internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/source",
 			"internal/branch",  // tells a server's error from a broken connection
 			"internal/httpapi", // reads the connection string of a request
 			"internal/pgproxy", // the messages of the protocol

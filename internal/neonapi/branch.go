@@ -34,9 +34,16 @@ type Branch struct {
 
 	// pgbough's own.
 	ComputeState string `json:"compute_state,omitempty"` // init, active, idle; the root branch has none
-	OwnBytes     int64  `json:"own_bytes"`               // what no other volume shares
-	LimitBytes   int64  `json:"limit_bytes,omitempty"`   // what it may hold of its own; without it, no limit
-	LogicalBytes int64  `json:"logical_bytes"`           // what it would be as a full copy
+	// SuspendTimeoutSeconds is in force: also where it is the server's default. -1 is never.
+	SuspendTimeoutSeconds float64   `json:"suspend_timeout_seconds,omitempty"`
+	LastActive            time.Time `json:"last_active,omitzero"`
+	BehindBytes           int64     `json:"behind_bytes,omitempty"` // WAL that its root branch has replayed since it was cut
+	Restarts              int       `json:"restarts,omitempty"`     // times that its Postgres ended by itself
+	LastFailure           string    `json:"last_failure,omitempty"`
+	LastFailureAt         time.Time `json:"last_failure_at,omitzero"`
+	OwnBytes              int64     `json:"own_bytes"`             // what no other volume shares
+	LimitBytes            int64     `json:"limit_bytes,omitempty"` // what it may hold of its own; without it, no limit
+	LogicalBytes          int64     `json:"logical_bytes"`         // what it would be as a full copy
 	// Differences lists what in the branch is not as it is in production. Only
 	// the answer for one branch has it.
 	Differences []pgbough.Difference `json:"differences,omitempty"`
@@ -103,6 +110,9 @@ type CreateBranch struct {
 // CreateEndpoint describes an endpoint that is wanted with a branch.
 type CreateEndpoint struct {
 	Type string `json:"type"`
+	// SuspendTimeoutSeconds is how long its compute may be idle; 0 is the
+	// server's default, -1 never.
+	SuspendTimeoutSeconds *float64 `json:"suspend_timeout_seconds,omitempty"`
 }
 
 // CreatedBranch answers POST /projects/{p}/branches. While the branch is still
@@ -124,5 +134,7 @@ type UpdateBranchRequest struct {
 		Protected  *bool           `json:"protected,omitempty"`
 		ExpiresAt  json.RawMessage `json:"expires_at,omitempty"`
 		TTLSeconds float64         `json:"ttl_interval_seconds,omitempty"`
+		// SuspendTimeoutSeconds is pgbough's own here: Neon has it on the endpoint.
+		SuspendTimeoutSeconds *float64 `json:"suspend_timeout_seconds,omitempty"`
 	} `json:"branch"`
 }

@@ -23,8 +23,24 @@ type Endpoint struct {
 	UpdatedAt             time.Time `json:"updated_at"`
 	Settings              struct{}  `json:"settings"`
 	ProxyHost             string    `json:"proxy_host"`
-	SuspendTimeoutSeconds int64     `json:"suspend_timeout_seconds"`
+	// SuspendTimeoutSeconds is how long its compute may be idle; 0 is the
+	// server's default, -1 never.
+	SuspendTimeoutSeconds float64   `json:"suspend_timeout_seconds"`
+	LastActive            time.Time `json:"last_active,omitzero"`
 	Provisioner           string    `json:"provisioner"`
+}
+
+// EndpointResponse answers GET and PATCH of one endpoint, and start and suspend.
+type EndpointResponse struct {
+	Endpoint   Endpoint    `json:"endpoint"`
+	Operations []Operation `json:"operations,omitzero"`
+}
+
+// UpdateEndpointRequest is the body of PATCH on an endpoint.
+type UpdateEndpointRequest struct {
+	Endpoint struct {
+		SuspendTimeoutSeconds *float64 `json:"suspend_timeout_seconds,omitempty"`
+	} `json:"endpoint"`
 }
 
 // EndpointList answers GET .../endpoints.

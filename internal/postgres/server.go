@@ -147,6 +147,9 @@ func (c Config) prepare() error {
 	if err := c.Credential.Chown(c.SocketDir()); err != nil {
 		return err
 	}
+	if err := forgetPostmaster(c.DataDir); err != nil {
+		return err
+	}
 	files := map[string]string{
 		"postgresql.conf": c.Settings,
 		// Who may connect is decided by who can reach the socket.

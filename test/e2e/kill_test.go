@@ -20,16 +20,19 @@ func (k killing) failpoint() string {
 	return k.fault + "=error;" + k.place + "=kill"
 }
 
-// killings are every step boundary of create, delete and refill, forward and
-// back.
+// killings are every step boundary of create, delete, refill, suspend and wake,
+// forward and back.
 func killings() []killing {
 	steps := map[string][]string{
 		"create_branch": {"take", "catch_up", "promote", "quarantine", "publish"},
 		"delete_branch": {"mark", "destroy", "forget"},
 		"refill_spare":  {"clone", "start", "ready"},
+
+		"suspend_compute": {"suspend"},
+		"start_compute":   {"start"},
 	}
 	var all []killing
-	for _, kind := range []string{"create_branch", "delete_branch", "refill_spare"} {
+	for _, kind := range []string{"create_branch", "delete_branch", "refill_spare", "suspend_compute", "start_compute"} {
 		for _, step := range steps[kind] {
 			for _, at := range []string{"before", "done", "saved"} {
 				all = append(all, killing{kind: kind, place: kind + "/" + step + "/" + at})
@@ -47,8 +50,8 @@ func killings() []killing {
 	return all
 }
 
-// TestKillAtEveryStep kills the server at every step boundary of create, delete
-// and refill, and starts it again: what was acknowledged is there with its rows,
+// TestKillAtEveryStep kills the server at every step boundary of create, delete,
+// refill, suspend and wake, and starts it again: what was acknowledged is there with its rows,
 // and what was not is finished or gone without a trace.
 func TestKillAtEveryStep(t *testing.T) {
 	p := production(t, pgtest.Options{})
@@ -63,9 +66,12 @@ func TestKillAtEveryStep(t *testing.T) {
 			s.t = t
 			name := strings.NewReplacer("/", "-", "_", "-").Replace(k.place)
 			s.waitSpare()
-			if k.kind == "delete_branch" {
+			switch k.kind {
+			case "delete_branch":
 				s.must("branch", "create", name)
 				s.waitSpare()
+			case "start_compute":
+				s.must("branch", "suspend", "keep")
 			}
 			s.settled("before " + k.place) // a refill under way would be resumed past its failpoint
 			s.stopKeepingPostgres()
@@ -78,6 +84,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			s.env = nil
 			s.start()
 			s.settled(name)
+			s.turnedAsAsked(k.kind, "keep")
 			if got := s.query("keep", "SELECT count(*) FROM acked"); got != rows {
 				t.Errorf("rows in the branch that was there: %s, want %s", got, rows)
 			}
@@ -103,9 +110,14 @@ func TestKillAtEveryStep(t *testing.T) {
 // are the branches that it asked for besides name.
 func (s *server) untilKilled(k killing, name string) (more []string) {
 	s.t.Helper()
-	if k.kind == "delete_branch" {
+	switch k.kind {
+	case "delete_branch":
 		s.cli("branch", "delete", name)
-	} else {
+	case "suspend_compute":
+		s.cli("branch", "suspend", "keep")
+	case "start_compute":
+		s.cli("branch", "wake", "keep")
+	default:
 		s.cli("branch", "create", name) // a refill follows it
 	}
 	for try := 0; s.running(); try++ {
@@ -121,6 +133,23 @@ func (s *server) untilKilled(k killing, name string) (more []string) {
 		}
 	}
 	return more
+}
+
+// turnedAsAsked checks that a suspend or wake that was broken off has come to its end.
+func (s *server) turnedAsAsked(kind, branch string) {
+	s.t.Helper()
+	want, running := map[string]string{"suspend_compute": "idle", "start_compute": "active"}[kind], 0
+	if want == "" {
+		return
+	}
+	if want == "active" {
+		running = 1
+	}
+	s.eventually(20*time.Second, "branch "+branch+" is "+want, func() bool { // the next server may just be taking it over
+		var b branchJSON
+		s.json(&b, "branch", "get", branch)
+		return b.Branch.ComputeState == want && len(s.postmasters()[s.volumeOf(branch)]) == running
+	})
 }
 
 // stopKeepingPostgres kills the server; every Postgres stays for the next one.

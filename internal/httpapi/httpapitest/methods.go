@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/pgbough/pgbough"
 )
@@ -139,6 +138,9 @@ func (s *Service) CreateBranch(_ context.Context, project string, req pgbough.Cr
 	}
 	b := s.newBranch(p, pgbough.NewBranchID(), req.Name)
 	b.ExpiresAt = req.ExpiresAt
+	if req.SuspendAfter != nil {
+		suspendAfter(&b, *req.SuspendAfter)
+	}
 	if req.Parent != "" {
 		_, parent, err := s.branch(project, req.Parent)
 		if err != nil {
@@ -187,9 +189,9 @@ func (s *Service) Branch(_ context.Context, project, branch string) (pgbough.Bra
 	return *b, nil
 }
 
-// SetExpiry implements httpapi.Service.
-func (s *Service) SetExpiry(_ context.Context, project, branch string, at time.Time) (pgbough.BranchView, error) {
-	err := s.enter("SetExpiry")
+// UpdateBranch implements httpapi.Service.
+func (s *Service) UpdateBranch(_ context.Context, project, branch string, change pgbough.BranchChange) (pgbough.BranchView, error) {
+	err := s.enter("UpdateBranch")
 	defer s.Unlock()
 	if err != nil {
 		return pgbough.BranchView{}, err
@@ -198,13 +200,61 @@ func (s *Service) SetExpiry(_ context.Context, project, branch string, at time.T
 	if err != nil {
 		return pgbough.BranchView{}, err
 	}
-	b.ExpiresAt = at
+	if change.Name != nil && *change.Name != b.Name {
+		if err := pgbough.CheckName(*change.Name); err != nil {
+			return pgbough.BranchView{}, err
+		}
+		if _, _, err := s.branch(project, *change.Name); err == nil {
+			return pgbough.BranchView{}, pgbough.Errorf(pgbough.EConflict, "there is a branch %q already", *change.Name).WithHint("choose another name")
+		}
+		b.Name = *change.Name
+	}
+	if change.ExpiresAt != nil {
+		b.ExpiresAt = *change.ExpiresAt
+	}
+	if change.SuspendAfter != nil {
+		suspendAfter(b, *change.SuspendAfter)
+	}
 	return *b, nil
 }
 
 // Unsized is Branch.
 func (s *Service) Unsized(ctx context.Context, project, branch string) (pgbough.BranchView, error) {
 	return s.Branch(ctx, project, branch)
+}
+
+// Suspend implements httpapi.Service.
+func (s *Service) Suspend(_ context.Context, project, branch string) (pgbough.BranchView, pgbough.Operation, error) {
+	return s.turn("Suspend", project, branch, "suspend_compute", pgbough.ComputeIdle)
+}
+
+// Wake implements httpapi.Service.
+func (s *Service) Wake(_ context.Context, project, branch string) (pgbough.BranchView, pgbough.Operation, error) {
+	return s.turn("Wake", project, branch, "start_compute", pgbough.ComputeActive)
+}
+
+func (s *Service) turn(method, project, branch, kind string, want pgbough.ComputeState) (pgbough.BranchView, pgbough.Operation, error) {
+	err := s.enter(method)
+	defer s.Unlock()
+	if err != nil {
+		return pgbough.BranchView{}, pgbough.Operation{}, err
+	}
+	p, b, err := s.branch(project, branch)
+	switch {
+	case err != nil:
+		return pgbough.BranchView{}, pgbough.Operation{}, err
+	case b.ParentID == "":
+		return pgbough.BranchView{}, pgbough.Operation{}, pgbough.Errorf(pgbough.EConflict, "%s is the root branch, which has no compute", b.Name).WithHint("name a branch of it")
+	case b.Compute == want:
+		return *b, pgbough.Operation{}, nil
+	}
+	id := b.ID
+	op := s.start(kind, p.ID, id, func() {
+		if _, b, err := s.branch(p.ID, id); err == nil {
+			b.Compute = want
+		}
+	}, func() {})
+	return *b, op, nil
 }
 
 // DeleteBranch implements httpapi.Service.

@@ -115,8 +115,16 @@ func (s *Service) newBranch(p pgbough.Project, id, name string) pgbough.BranchVi
 		ParentLSN: 0x16B374D848, VolumeID: "v" + id, EndpointID: "ep" + id[2:], CreatedAt: s.now(),
 		Differences: []pgbough.Difference{{Kind: "subscription", Object: "shop.feed", Action: "dropped", Reason: "it would take changes that production waits for"}},
 	}, Compute: pgbough.ComputeInit, OwnBytes: 42_000_000, LogicalBytes: 1_200_000_000, Path: "/pool/volumes/v" + id}
-	b.ParentTime = b.CreatedAt
+	b.ParentTime, b.BehindBytes, b.Endpoint.LastActive = b.CreatedAt, 7_300_000, b.CreatedAt
+	suspendAfter(&b, pgbough.SuspendByDefault)
 	return b
+}
+
+func suspendAfter(b *pgbough.BranchView, d time.Duration) {
+	b.Endpoint.SuspendAfter, b.SuspendAfter = d, d
+	if d == pgbough.SuspendByDefault {
+		b.SuspendAfter = 5 * time.Minute
+	}
 }
 
 func (s *Service) projectIndex(ref string) int {
@@ -143,6 +151,7 @@ func (s *Service) branch(project, ref string) (pgbough.Project, *pgbough.BranchV
 	for _, match := range []func(b pgbough.BranchView) bool{
 		func(b pgbough.BranchView) bool { return b.ID == ref },
 		func(b pgbough.BranchView) bool { return b.Name == ref },
+		func(b pgbough.BranchView) bool { return b.EndpointID == ref && ref != "" },
 	} {
 		if i := slices.IndexFunc(s.branches, func(b pgbough.BranchView) bool { return b.ProjectID == p.ID && match(b) }); i >= 0 {
 			return p, &s.branches[i], nil
