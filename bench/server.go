@@ -35,12 +35,16 @@ func startServer(ctx context.Context, o options, dir string, size float64) (_ *s
 	if err != nil {
 		return nil, err
 	}
+	proxy, err := freePort()
+	if err != nil {
+		return nil, err
+	}
 	poolSize := o.poolSize
 	if poolSize == "" {
 		poolSize = fmt.Sprintf("%.0fGB", 16+2.5*size)
 	}
 	s := &server{binary: binary, dir: dir, api: fmt.Sprintf("127.0.0.1:%d", port)}
-	s.args = append([]string{"server", "--data", s.data(), "--api", s.api, "--pool", o.pool, "--pool-size", poolSize}, o.serverArgs...)
+	s.args = append([]string{"server", "--data", s.data(), "--api", s.api, "--proxy", fmt.Sprintf("127.0.0.1:%d", proxy), "--pool", o.pool, "--pool-size", poolSize}, o.serverArgs...)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/pgbough/pgbough/internal/credential"
 	"github.com/pgbough/pgbough/internal/httpapi"
 	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/pgproxy"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/sandbox"
 	"github.com/pgbough/pgbough/internal/volume/storage"
@@ -49,6 +50,7 @@ type serverCommand struct {
 	processes             int64
 	suspendAfter          string
 	maxAwake              int
+	endpoint              endpointFlags
 }
 
 // newServerCommand is `pgbough server`: the one process that does everything.
@@ -88,6 +90,7 @@ out below the branches.`,
 	f.Int64Var(&c.processes, "branch-pids", 2000, "how many processes a branch may have; 0 for no limit")
 	f.StringVar(&c.suspendAfter, "suspend-after", "5m", "stop the Postgres of a branch after so long without work, where the branch was not told otherwise; 0 or never: not at all")
 	f.IntVar(&c.maxAwake, "max-awake", 0, "how many branches may be awake at a time (default: what half of the memory is enough for)")
+	c.endpoint.add(cmd)
 	f.BoolVar(&c.debug, "debug", false, "log more")
 	return cmd
 }
@@ -127,7 +130,9 @@ type server struct {
 	poolLock *os.File
 	launcher *sandbox.Launcher
 	service  *branch.Service
-	listener net.Listener
+	listener net.Listener // of the API
+	clients  net.Listener // of the proxy
+	proxy    *pgproxy.Proxy
 	admin    credential.APIKey
 }
 
@@ -138,6 +143,9 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 			err = errors.Join(err, s.close(context.WithoutCancel(ctx), log))
 		}
 	}()
+	if err := c.endpoint.check(); err != nil {
+		return nil, err
+	}
 	data, err := filepath.Abs(c.data)
 	if err != nil {
 		return nil, err
@@ -199,10 +207,17 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if s.launcher, err = sandbox.New(sandbox.Options{Credential: cred, Log: log}); err != nil {
 		return nil, err
 	}
-	// The API's port is taken before anything is started: two servers do not get in each other's way.
+	// The ports are taken before anything is started: two servers do not get in each other's way.
 	if s.listener, err = net.Listen("tcp", c.api); err != nil {
 		return nil, pgbough.Errorf(pgbough.EConflict, "the API cannot listen on %s: %w", c.api, err).
 			WithHint("another server may run; choose another address with --api")
+	}
+	if s.clients, err = c.endpoint.listen(); err != nil {
+		return nil, err
+	}
+	endpoint, err := c.endpoint.endpoint(s.clients)
+	if err != nil {
+		return nil, err
 	}
 	image := ""
 	if s.storage.Image != nil {
@@ -211,8 +226,14 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
 		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
-		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Failpoint: failpoint,
+		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Endpoint: endpoint, Failpoint: failpoint,
 	})
+	if err != nil {
+		return s, err
+	}
+	if s.proxy, err = c.endpoint.open(data, key, s.service, log); err == nil {
+		s.service.SetClients(s.proxy)
+	}
 	return s, err
 }
 
@@ -259,10 +280,12 @@ func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger
 			_ = api.Close() // long requests are not waited for
 		}
 	})
-	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=http://%s\n", s.listener.Addr())
-	log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "version", version)
+	proxied, farewell := context.WithCancel(context.WithoutCancel(ctx))
+	g.Add(func() error { return s.proxy.Serve(proxied, s.clients) }, func(error) { farewell() })
+	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=http://%s proxy=%s\n", s.listener.Addr(), s.clients.Addr())
+	log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "proxy", s.clients.Addr().String(), "version", version)
 	if err := g.Run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the API: %w", err)
+		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
 }
@@ -276,8 +299,10 @@ func (s *server) close(ctx context.Context, log *slog.Logger) error {
 		log.InfoContext(ctx, "stopping every Postgres")
 		errs = append(errs, s.service.Close(ctx, true))
 	}
-	if s.listener != nil {
-		_ = s.listener.Close() // the API has closed it, unless it never served
+	for _, l := range []net.Listener{s.listener, s.clients} {
+		if l != nil {
+			_ = l.Close() // closed already, unless it never served
+		}
 	}
 	if s.launcher != nil {
 		errs = append(errs, s.launcher.Close())

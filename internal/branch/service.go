@@ -41,11 +41,18 @@ type Options struct {
 	Resize     func(ctx context.Context, size int64) error // of the pool, in bytes
 	// SuspendAfter is how long a compute may be idle that was not told otherwise.
 	SuspendAfter time.Duration
-	MaxAwake     int    // how many computes may be awake; 0 is any number
+	MaxAwake     int      // how many computes may be awake; 0 is any number
+	Endpoint     Endpoint // where clients reach all branches
 	Image        string // the pool's image file, for the status
 	Version      string
 	Log          *slog.Logger
 	Failpoint    func(string)
+}
+
+// Endpoint is where the proxy serves the clients of all branches.
+type Endpoint struct {
+	Host, Port string
+	Domain     string // a branch is at <endpoint id>.Domain; empty: at Host, named by an option
 }
 
 // Service carries out what the API asks for.
@@ -64,6 +71,7 @@ type Service struct {
 	resize     func(ctx context.Context, size int64) error
 	version    string
 	suspend    time.Duration
+	endpoint   Endpoint
 	engine     *operation.Engine
 	computes   *compute.Computes
 	log        *slog.Logger
@@ -96,7 +104,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, log: o.Log, ctx: life, cancel: cancel,
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, ctx: life, cancel: cancel,
 		computes: compute.New(compute.Options{
 			Launcher: o.Launcher, Records: o.Catalog, SuspendAfter: o.SuspendAfter, MaxAwake: o.MaxAwake, Log: o.Log, Failpoint: o.Failpoint,
 		}),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/compute"
-	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/volume"
 	"github.com/pgbough/pgbough/internal/volume/disk"
 )
@@ -250,7 +250,9 @@ func (s *Service) unsized(ctx context.Context, p pgbough.Project, b pgbough.Bran
 
 func (s *Service) unsizedWith(p pgbough.Project, b pgbough.Branch, e pgbough.Endpoint) pgbough.BranchView {
 	c := s.computes.State(b.VolumeID)
-	v := pgbough.BranchView{Branch: b, Endpoint: e, Compute: c.State, SuspendAfter: e.SuspendAfter, Notes: s.branchNotes(b, c)}
+	v := pgbough.BranchView{
+		Branch: b, Endpoint: e, Compute: c.State, Host: s.endpoint.host(b), SuspendAfter: e.SuspendAfter, Notes: s.branchNotes(b, c),
+	}
 	if e.SuspendAfter == pgbough.SuspendByDefault {
 		v.SuspendAfter = s.suspend
 	}
@@ -320,8 +322,7 @@ func (s *Service) Roles(ctx context.Context, project, branch string) ([]pgbough.
 	return s.catalog.Roles(ctx, b.ID)
 }
 
-// Connection tells how to connect to a branch: over the private socket of its
-// Postgres, so from this machine and as root.
+// Connection tells how to connect to a branch. It wakes nothing.
 func (s *Service) Connection(ctx context.Context, project, branch, role, database string) (pgbough.Connection, error) {
 	p, b, err := s.find(ctx, project, branch)
 	if err != nil {
@@ -352,20 +353,34 @@ func (s *Service) Connection(ctx context.Context, project, branch, role, databas
 	if err := s.resume(ctx, p, b); err != nil {
 		return pgbough.Connection{}, err
 	}
-	if err := s.computes.Wake(ctx, b.VolumeID); err != nil { // its socket wakes nobody
-		return pgbough.Connection{}, err
-	}
-	cfg, err := s.config(ctx, p, b.VolumeID)
-	if err != nil {
-		return pgbough.Connection{}, err
+	return s.endpoint.connection(b, role, roles[i].Password, database), nil
+}
+
+// connection is how a client reaches a branch through the proxy.
+func (e Endpoint) connection(b pgbough.Branch, role, password, database string) pgbough.Connection {
+	c := pgbough.Connection{Host: e.Host, Port: e.Port, Role: role, Password: password, Database: database}
+	query := url.Values{}
+	if host := e.host(b); host != "" {
+		c.Host, c.SSLMode = host, "require"
+		query.Set("sslmode", c.SSLMode)
+	} else {
+		c.Options = "endpoint=" + b.EndpointID
+		query.Set("options", c.Options)
 	}
 	u := url.URL{
-		Scheme: "postgresql", User: url.UserPassword(role, roles[i].Password), Path: "/" + database,
-		RawQuery: url.Values{"host": {cfg.SocketDir()}}.Encode(),
+		Scheme: "postgresql", User: url.UserPassword(role, password), Host: net.JoinHostPort(c.Host, c.Port), Path: "/" + database,
+		RawQuery: query.Encode(),
 	}
-	return pgbough.Connection{
-		URI: u.String(), Host: cfg.SocketDir(), Port: fmt.Sprint(postgres.Port), Role: role, Password: roles[i].Password, Database: database,
-	}, nil
+	c.URI = u.String()
+	return c
+}
+
+// host is the name that leads to one branch; empty without a domain.
+func (e Endpoint) host(b pgbough.Branch) string {
+	if e.Domain == "" || b.EndpointID == "" {
+		return ""
+	}
+	return b.EndpointID + "." + e.Domain
 }
 
 func names(roles []pgbough.Role) string {

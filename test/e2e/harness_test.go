@@ -69,14 +69,15 @@ func needRoot(t *testing.T) {
 
 // server is a pgbough server under test.
 type server struct {
-	t    *testing.T
-	dir  string
-	api  string
-	args []string
-	env  []string
-	cmd  *exec.Cmd
-	done chan struct{}
-	log  *os.File
+	t     *testing.T
+	dir   string
+	api   string
+	proxy string
+	args  []string
+	env   []string
+	cmd   *exec.Cmd
+	done  chan struct{}
+	log   *os.File
 	// source is the production that nothingLost asks, once one is attached directly.
 	source *pgtest.Server
 }
@@ -90,7 +91,7 @@ func startServer(t *testing.T, args ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, dir: dir, api: freeAddr(t), args: append([]string{"--pool-size", "3GB", "--pool-sparse"}, args...)}
+	s := &server{t: t, dir: dir, api: freeAddr(t), proxy: freeAddr(t), args: append([]string{"--pool-size", "3GB", "--pool-sparse"}, args...)}
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func (s *server) start() {
 }
 
 func (s *server) tryStart() error {
-	s.cmd = exec.Command(racing, append([]string{"server", "--data", s.data(), "--api", s.api}, s.args...)...)
+	s.cmd = exec.Command(racing, append([]string{"server", "--data", s.data(), "--api", s.api, "--proxy", s.proxy}, s.args...)...)
 	s.cmd.Stderr = s.log
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/branch"
+	"github.com/pgbough/pgbough/internal/credential"
+	"github.com/pgbough/pgbough/internal/pgproxy"
+)
+
+// endpointFlags say how clients reach branches.
+type endpointFlags struct {
+	proxy, domain string
+	cert, key     string
+	plain         bool
+	clients       int
+}
+
+func (e *endpointFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&e.proxy, "proxy", envOr("PGBOUGH_PROXY", "127.0.0.1:7432"), "address where clients reach all branches")
+	f.StringVar(&e.domain, "domain", "", "branches are reached as <endpoint>.`DOMAIN`, which DNS leads to this server")
+	f.StringVar(&e.cert, "tls-cert", "", "`file` with the certificate that clients see (default: one that the server signs itself)")
+	f.StringVar(&e.key, "tls-key", "", "`file` with its key")
+	f.BoolVar(&e.plain, "allow-plain", false, "let clients of other machines in without TLS")
+	f.IntVar(&e.clients, "max-clients", 0, "how many clients may be connected to all branches; 0 for no limit")
+}
+
+// check refuses flags that contradict each other.
+func (e *endpointFlags) check() error {
+	if (e.cert == "") != (e.key == "") {
+		return pgbough.Errorf(pgbough.EInvalid, "--tls-cert and --tls-key belong together").WithHint("give both, or none")
+	}
+	return nil
+}
+
+// listen takes the port.
+func (e *endpointFlags) listen() (net.Listener, error) {
+	l, err := net.Listen("tcp", e.proxy)
+	if err != nil {
+		return nil, pgbough.Errorf(pgbough.EConflict, "clients of branches cannot be served on %s: %w", e.proxy, err).
+			WithHint("another server may run; choose another address with --proxy")
+	}
+	return l, nil
+}
+
+// endpoint is what connection URIs name. A listener on all addresses is named by
+// the machine's host name, since 127.0.0.1 would lead other machines astray.
+func (e *endpointFlags) endpoint(l net.Listener) (branch.Endpoint, error) {
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return branch.Endpoint{}, err
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			return branch.Endpoint{}, err
+		}
+	}
+	return branch.Endpoint{Host: host, Port: port, Domain: e.domain}, nil
+}
+
+// open makes the proxy. The authority that signs its certificate is in the data
+// directory; clients that verify need what stands in ca.crt beside it.
+func (e *endpointFlags) open(data string, key *credential.Key, service pgproxy.Service, log *slog.Logger) (*pgproxy.Proxy, error) {
+	decoys, err := key.Decoys()
+	if err != nil {
+		return nil, err
+	}
+	certificates, err := e.certificates(data, log)
+	if err != nil {
+		return nil, err
+	}
+	plain := pgproxy.PlainLoopback
+	if e.plain {
+		plain = pgproxy.PlainAlways
+	}
+	return pgproxy.New(pgproxy.Options{
+		Service: service, Decoys: decoys, Log: log, TLS: certificates, Plain: plain, Domain: e.domain, MaxClients: e.clients,
+	}), nil
+}
+
+func (e *endpointFlags) certificates(data string, log *slog.Logger) (*pgproxy.Certificates, error) {
+	if e.cert != "" {
+		return pgproxy.NewCertificates(e.cert, e.key, log)
+	}
+	ca, err := credential.EnsureCA(filepath.Join(data, "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(data, "ca.crt"), ca.PEM(), 0o644); err != nil {
+		return nil, err
+	}
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	if e.domain != "" {
+		names = append(names, "*."+e.domain, e.domain)
+	}
+	return pgproxy.OwnCertificates(ca, log, names...)
+}
