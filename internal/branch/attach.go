@@ -261,6 +261,7 @@ func (s *Service) firstSpare(ctx context.Context, r *attachRun) error {
 	r.Progress(pgbough.Progress{Message: "making the first spare"})
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
 	defer cancel()
+	began := time.Now()
 	for {
 		spares, err := s.catalog.Spares(ctx, r.ProjectID)
 		if err != nil {
@@ -270,6 +271,9 @@ func (s *Service) firstSpare(ctx context.Context, r *attachRun) error {
 			if sp.State == pgbough.SpareReady {
 				return nil
 			}
+		}
+		if err := s.hopeless(r.ProjectID, began); err != nil {
+			return err
 		}
 		s.wakeKeeper(r.ProjectID)
 		if err := s.spareReady(ctx, r.ProjectID); err != nil {
@@ -322,8 +326,11 @@ func (s *Service) deleteProjectKind() operation.Kind {
 }
 
 func (s *Service) deleteBranches(ctx context.Context, p pgbough.Project) error {
-	p.State = pgbough.ProjectDeleting
-	if err := s.catalog.UpdateProject(ctx, p); err != nil {
+	_, err := s.catalog.ChangeProject(ctx, p.ID, func(p *pgbough.Project) error {
+		p.State = pgbough.ProjectDeleting
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	branches, err := s.catalog.Branches(ctx, p.ID)

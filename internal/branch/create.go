@@ -56,6 +56,7 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 	if err := s.ask(ctx, r, f); err != nil {
 		return err
 	}
+	began := time.Now()
 	var since time.Time // when the follower was first seen not to stream
 	for {
 		spare, ok, err := s.catalog.TakeSpare(ctx, r.ProjectID, r.ID)
@@ -81,6 +82,9 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 		case time.Since(since) > short:
 			return pgbough.Errorf(pgbough.EUnreachable, "no spare is ready, and none can be made while the follower is %s: %s", st.State, st.Reason).
 				WithHint("pgbough status shows when it streams again")
+		}
+		if err := s.hopeless(r.ProjectID, began); err != nil {
+			return err
 		}
 		r.Progress(pgbough.Progress{Message: "no spare is ready; waiting for the one that is being filled"})
 		s.wakeKeeper(r.ProjectID)
@@ -111,6 +115,14 @@ func (s *Service) ask(ctx context.Context, r *createRun, f *follower.Follower) e
 
 // dropTaken removes the spare that was taken for a branch that will not be.
 func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
+	s.unsettle(r.BranchID)
+	if r.State.VolumeID == "" { // the server may have ended, or the step been cancelled, before that was written down
+		spare, _, err := s.catalog.TakenSpare(ctx, r.ID)
+		if err != nil {
+			return err
+		}
+		r.State.VolumeID = spare.VolumeID
+	}
 	s.closeQuarantine(ctx, r.State.VolumeID)
 	if f, err := s.followerOf(r.ProjectID); err == nil && r.State.VolumeID != "" {
 		if err := f.KillSpare(ctx, r.State.VolumeID); err != nil {

@@ -190,8 +190,11 @@ func (s *Service) SetSource(ctx context.Context, project string, req pgbough.Sou
 	if err != nil {
 		return p, none, err
 	}
-	p.Source.ConnString = req.ConnString
-	if err := s.catalog.UpdateProject(ctx, p); err != nil {
+	p, err = s.catalog.ChangeProject(ctx, p.ID, func(p *pgbough.Project) error {
+		p.Source.ConnString = req.ConnString
+		return nil
+	})
+	if err != nil {
 		return p, none, err
 	}
 	if err := f.SetSource(req.ConnString, dial); err != nil {

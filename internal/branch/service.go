@@ -77,6 +77,7 @@ type Service struct {
 	wake      map[string]chan struct{}      // wakes the keeper of a project
 	ready     map[string]chan struct{}      // closed when a spare of the project becomes ready
 	settling  map[string]context.CancelFunc // by branch id
+	trouble   map[string]trouble            // by project id: refills that failed since the last that did not
 
 	knownSettings map[int]postgres.Known        // by major version
 	installations map[int]postgres.Installation // by major version, as the server found them first
@@ -104,6 +105,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		wake:      map[string]chan struct{}{},
 		ready:     map[string]chan struct{}{},
 		settling:  map[string]context.CancelFunc{},
+		trouble:   map[string]trouble{},
 
 		knownSettings: map[int]postgres.Known{},
 		installations: map[int]postgres.Installation{},
