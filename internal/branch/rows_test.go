@@ -61,4 +61,3 @@ func TestTakenSpareIsDropped(t *testing.T) {
 	}
 	must(t, r.dropTaken(t.Context(), run)) // again, as after another crash
 }
-

@@ -2,6 +2,7 @@ package branch
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -24,7 +25,26 @@ func (s *Service) rootSettings(p pgbough.Project, in postgres.Inside, rows []pos
 	}
 	plan, _ := s.preload(p, rows)
 	return postgres.File("pgbough: the follower of project "+p.Name,
-		postgres.Floor(rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan, streaming(in, p.Source.Slot))
+		postgres.Floor(rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan, streaming(in, p.Source.Slot), kept(rows))
+}
+
+// leastKept is how much WAL a follower keeps at least, in MB.
+const leastKept = 1024
+
+// kept is the WAL that a follower keeps for the spares that are being filled.
+// Before a clone of it streams, it replays what lies between two of production's
+// checkpoints, at most some max_wal_size; production writes no more than that
+// meanwhile, or the spare would never catch up. Without it the restartpoint at
+// the end of a checkpoint that began after the clone took away what the clone
+// needs next. A branch keeps none: its WAL holds what quarantine cut out.
+func kept(rows []postgres.Setting) []postgres.Param {
+	size := int64(leastKept)
+	for _, r := range rows {
+		if n, err := strconv.ParseInt(r.Value, 10, 64); err == nil && r.Name == "max_wal_size" { // its unit is MB
+			size = max(size, n)
+		}
+	}
+	return []postgres.Param{{Name: "wal_keep_size", Value: strconv.FormatInt(size, 10) + "MB"}}
 }
 
 // spareSettings are what a spare is started with: all that the branch needs

@@ -27,8 +27,9 @@ type Standby struct {
 	Relay *replication.Relay
 	log   *slog.Logger
 
-	mu   sync.Mutex // guards conn, which serves one question at a time
-	conn *pgx.Conn
+	mu     sync.Mutex // guards conn, which serves one question at a time, and silent
+	conn   *pgx.Conn
+	silent time.Time // since when a ready spare has not streamed, although its upstream serves
 }
 
 // Position is how far a standby is.
