@@ -217,7 +217,16 @@ func (s *Service) publishProject(ctx context.Context, r *attachRun) error {
 	return nil
 }
 
+// stopProject makes the project one that is going away before anything of it
+// goes: a server that is started in the middle of it follows and keeps nothing.
 func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
+	_, err := s.catalog.ChangeProject(ctx, r.ProjectID, func(p *pgbough.Project) error {
+		p.State = pgbough.ProjectDeleting
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	s.stopKeeper(r.ProjectID)
 	if err := s.stopRefills(ctx, r.ProjectID); err != nil {
 		return err

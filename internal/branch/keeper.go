@@ -58,7 +58,10 @@ func (s *Service) keep(projectID string, wake <-chan struct{}) {
 // a time: replay is bound by one processor and the disk.
 func (s *Service) tend(projectID string) error {
 	p, err := s.catalog.Project(s.ctx, projectID)
-	if err != nil || p.State != pgbough.ProjectActive {
+	if pgbough.ErrorCode(err) == pgbough.ENotFound || err == nil && p.State != pgbough.ProjectActive {
+		return nil // it is going away, and its keeper with it
+	}
+	if err != nil {
 		return err
 	}
 	f, err := s.followerOf(projectID)

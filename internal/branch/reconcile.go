@@ -37,8 +37,11 @@ func (s *Service) reconcile(ctx context.Context) error {
 	if err := s.finishRequests(ctx, projects); err != nil {
 		return err
 	}
+	if projects, err = s.catalog.Projects(ctx); err != nil {
+		return err
+	}
 	for _, p := range projects {
-		if p.State == pgbough.ProjectActive {
+		if p.State == pgbough.ProjectActive { // also after the operations that were resumed
 			s.startKeeper(p.ID)
 		}
 	}

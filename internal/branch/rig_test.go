@@ -181,3 +181,16 @@ func allocate(path string, size int64) error {
 	}
 	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
+
+// postmaster is the process of a project's follower, 0 for none.
+func (r *rig) postmaster(p pgbough.Project) int {
+	r.t.Helper()
+	root, err := r.catalog.Branch(r.t.Context(), p.ID, p.RootBranchID)
+	must(r.t, err)
+	proc, ok, err := r.launcher.Find(r.t.Context(), root.VolumeID)
+	must(r.t, err)
+	if !ok {
+		return 0
+	}
+	return proc.PID()
+}

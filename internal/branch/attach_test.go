@@ -1,0 +1,61 @@
+package branch
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/pgtest"
+)
+
+// An attach that is undone is no active project any more from its first moment:
+// a server that is started in the middle of it keeps no spares for it.
+func TestUndoneAttachIsNotActive(t *testing.T) {
+	r := newRig(t)
+	p := r.project()
+	must(t, r.stopProject(t.Context(), &attachRun{ProjectID: p.ID, State: &attachState{BranchID: p.RootBranchID}}))
+	p, err := r.catalog.Project(t.Context(), p.ID)
+	if err != nil || p.State != pgbough.ProjectDeleting {
+		t.Errorf("the project is %s (%v)", p.State, err)
+	}
+	must(t, r.catalog.DeleteProject(t.Context(), p.ID))
+	if err := r.tend(p.ID); err != nil {
+		t.Errorf("a keeper of a project that is gone: %v", err)
+	}
+}
+
+// A follower whose replay has paused at a setting that production raised is
+// restarted when production can tell the setting, and not again and again before.
+func TestRaisedSettingWithoutProduction(t *testing.T) {
+	r := newRig(t)
+	p := production(t, pgtest.Options{Conf: map[string]string{"max_connections": "30"}})
+	project := r.attach(p)
+	f, err := r.followerOf(project.ID)
+	must(t, err)
+	must(t, f.Source().SetConnString("host=127.0.0.1 port=1 user=nobody"))
+	postmaster := r.postmaster(project)
+	p.Configure(t, map[string]string{"max_connections": "300"})
+	p.Restart(t)
+	eventually(t, time.Minute, "the follower tells that it has paused", func() bool {
+		st := f.Status()
+		return st.State == pgbough.FollowerDisconnected && strings.Contains(st.Reason, "raised a setting")
+	})
+	looks := 0
+	last := f.Status()
+	eventually(t, time.Minute, "the follower looks several times", func() bool {
+		p.Exec(t, "postgres", "INSERT INTO t VALUES (1)") // what it receives, and does not replay
+		if st := f.Status(); st != last {
+			looks, last = looks+1, st
+		}
+		return looks > 2
+	})
+	if now := r.postmaster(project); now != postmaster {
+		t.Errorf("its Postgres was restarted: postmaster %d, was %d", now, postmaster)
+	}
+	must(t, f.Source().SetConnString(sourceOf(p).ConnString))
+	eventually(t, time.Minute, "the follower streams again", func() bool { return f.Status().State == pgbough.FollowerStreaming })
+	if now := r.postmaster(project); now == postmaster {
+		t.Error("its Postgres was not restarted")
+	}
+}
