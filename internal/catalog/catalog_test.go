@@ -486,3 +486,17 @@ func updateProject(ctx context.Context, c *Catalog, p pgbough.Project) error {
 func updateBranch(ctx context.Context, c *Catalog, b pgbough.Branch) error {
 	return c.Tx(ctx, func(tx *Tx) error { return tx.UpdateBranch(b) })
 }
+
+func TestPoolID(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	if id, err := c.PoolID(t.Context()); id != "" || err != nil {
+		t.Errorf("a new catalog belongs to pool %q (%v)", id, err)
+	}
+	must(t, c.SetPoolID(t.Context(), "pool-a"), c.SetPoolID(t.Context(), "pool-a"))
+	wantCode(t, "another pool", c.SetPoolID(t.Context(), "pool-b"), pgbough.EConflict)
+	must(t, c.Close())
+	if id, err := open(t, dir).PoolID(t.Context()); id != "pool-a" || err != nil {
+		t.Errorf("opened again it belongs to pool %q (%v)", id, err)
+	}
+}
