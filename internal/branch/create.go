@@ -187,8 +187,7 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	return err
 }
 
-// now asks production where it is, and makes sure that it is the production
-// that the follower follows.
+// now asks production where it is. Its Source takes no other production's answer.
 func (s *Service) now(ctx context.Context, projectID string) (source.Moment, error) {
 	f, err := s.followerOf(projectID)
 	if err != nil {
@@ -202,14 +201,6 @@ func (s *Service) now(ctx context.Context, projectID string) (source.Moment, err
 			return m, e.WithHint("the newest state here is %s, replayed %s ago; pgbough status tells more", st.Replay, time.Since(st.AskedAt).Round(time.Second))
 		}
 		return m, err
-	}
-	p, err := s.catalog.Project(ctx, projectID)
-	if err != nil {
-		return m, err
-	}
-	if m.SystemID != p.Source.SystemID {
-		return m, pgbough.Errorf(pgbough.EConflict, "the source is another database cluster (system identifier %d) than the one attached (%d)", m.SystemID, p.Source.SystemID).
-			WithHint("point it back with: pgbough source set %s --source CONNSTR", p.Name)
 	}
 	return m, nil
 }
@@ -344,6 +335,9 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil {
 			return err
 		}
+		if !b.ExpiresAt.IsZero() { // who asked gets some time to see it, and to renew it
+			b.ExpiresAt = later(b.ExpiresAt, time.Now().Add(leastLife))
+		}
 		b.VolumeID, b.Settings, b.ParentLSN, b.ParentTime, b.State = r.State.VolumeID, r.State.Settings, r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
 		if err := tx.UpdateBranch(b); err != nil {
 			return err
@@ -355,4 +349,15 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 	}
 	defer s.wakeKeeper(p.ID)
 	return s.serve(ctx, p, b)
+}
+
+// leastLife is how long a branch that expires is there at least, also when
+// making it took longer than it was to live.
+const leastLife = time.Minute
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

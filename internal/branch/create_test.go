@@ -38,3 +38,31 @@ func TestNoRoomForASpare(t *testing.T) {
 		t.Errorf("that took %s", took)
 	}
 }
+
+// A branch that took longer to make than it was to live is there for a while,
+// so that who made it can renew it.
+func TestLeaseOutlivesASlowCreate(t *testing.T) {
+	r := newRig(t)
+	p := production(t, pgtest.Options{})
+	r.attach(p)
+	created, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "b", ExpiresAt: time.Now().Add(20 * time.Millisecond)})
+	must(t, err)
+	_, err = r.WaitOperation(t.Context(), created.Operation.ID)
+	must(t, err)
+	b, err := r.catalog.Branch(t.Context(), created.Branch.ProjectID, "b")
+	must(t, err)
+	if left := time.Until(b.ExpiresAt); left < leastLife/2 {
+		t.Errorf("it expires in %s", left)
+	}
+
+	// And the position of another cluster is never taken for production's.
+	f, err := r.followerOf(b.ProjectID)
+	must(t, err)
+	must(t, f.Source().SetConnString(sourceOf(production(t, pgtest.Options{})).ConnString))
+	if m, err := f.Source().Position(t.Context()); pgbough.ErrorCode(err) != pgbough.EConflict {
+		t.Errorf("another cluster answered: %+v, %v", m, err)
+	}
+	if _, err := r.now(t.Context(), b.ProjectID); pgbough.ErrorCode(err) != pgbough.EConflict {
+		t.Errorf("another cluster answered a create: %v", err)
+	}
+}

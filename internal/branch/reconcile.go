@@ -2,6 +2,7 @@ package branch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,11 +32,15 @@ func (s *Service) reconcile(ctx context.Context) error {
 		}
 	}
 	s.cleanRunDir(ctx)
-	if err := s.engine.Resume(ctx); err != nil {
-		return fmt.Errorf("resume operations: %w", err)
+	if s.stuck = s.engine.Resume(ctx); s.stuck != nil {
+		if !errors.Is(s.stuck, operation.ErrStuck) {
+			return fmt.Errorf("resume operations: %w", s.stuck)
+		}
+		// What it works on stays as it is; everything else goes on.
+		s.log.ErrorContext(ctx, "not everything goes on", "err", s.stuck)
 	}
 	if err := s.finishRequests(ctx, projects); err != nil {
-		return err
+		s.log.ErrorContext(ctx, "what an earlier request left cannot be cleaned up now", "err", err)
 	}
 	if projects, err = s.catalog.Projects(ctx); err != nil {
 		return err
@@ -215,6 +220,9 @@ func (s *Service) expire(p pgbough.Project) {
 // runs here that the catalog does not know.
 func (s *Service) notes(ctx context.Context, known map[string]bool) []string {
 	notes := slices.Clone(s.machine)
+	if s.stuck != nil {
+		notes = append(notes, s.stuck.Error())
+	}
 	ids, err := s.launcher.List(ctx)
 	if err != nil {
 		return append(notes, "running Postgres processes cannot be listed: "+err.Error())

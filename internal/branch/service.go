@@ -68,6 +68,8 @@ type Service struct {
 	computes   *compute.Computes
 	log        *slog.Logger
 
+	stuck error // operations that could not be resumed; fixed by reconcile
+
 	ctx    context.Context // the life of the service's own goroutines
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -115,8 +117,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
 		s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {
-		cancel()
-		return nil, err
+		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx), true))
 	}
 	s.wg.Go(s.sweep)
 	s.wg.Go(s.guardDisk)
@@ -195,7 +196,7 @@ func (s *Service) follow(ctx context.Context, p pgbough.Project, rootVolume stri
 	cfg.Standby = true
 	cfg.Limits = postgres.Limits{Favoured: true}
 	log := s.log.With("project", p.Name)
-	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, Log: log})
+	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, SystemID: p.Source.SystemID, Log: log})
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/compute"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/volume"
@@ -83,13 +84,15 @@ func (s *Service) Pool(ctx context.Context) (pgbough.PoolStatus, error) {
 	if err != nil {
 		return st, err
 	}
-	owners, err := s.owners(ctx)
-	if err != nil {
-		return st, err
-	}
+	// In this order: the catalog knows a volume before it is made, so one that is
+	// here and not in the catalog afterwards is nobody's, now and for ever.
 	entries, err := s.pool.List()
 	if err != nil {
 		return st, fmt.Errorf("list the pool: %w", err)
+	}
+	owners, err := s.owners(ctx)
+	if err != nil {
+		return st, err
 	}
 	for _, e := range entries {
 		v := pgbough.VolumeStatus{ID: e.ID, Role: string(e.Volume.Role), Project: e.Volume.Project}
@@ -118,41 +121,50 @@ func (s *Service) ResizePool(ctx context.Context, size int64) (pgbough.PoolStatu
 	return s.space()
 }
 
-// owners are all volumes that the catalog knows, with the name of their branch.
+// owners are all volumes that the catalog knows at one moment, with the name of
+// their branch.
 func (s *Service) owners(ctx context.Context) (map[string]string, error) {
 	out := map[string]string{}
-	projects, err := s.catalog.Projects(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range projects {
-		branches, err := s.catalog.Branches(ctx, p.ID)
+	err := s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		ops, err := tx.Unfinished()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, b := range branches {
-			out[b.VolumeID] = b.Name
-		}
-		spares, err := s.catalog.Spares(ctx, p.ID)
-		if err != nil {
-			return nil, err
-		}
-		for _, sp := range spares {
-			out[sp.VolumeID] = ""
-		}
-	}
-	ops, err := s.catalog.Unfinished(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, op := range ops {
-		if id := volumeOf(op); id != "" {
-			if _, ok := out[id]; !ok {
+		for _, op := range ops {
+			if id := volumeOf(op); id != "" {
 				out[id] = ""
 			}
 		}
+		projects, err := tx.Projects()
+		if err != nil {
+			return err
+		}
+		for _, p := range projects {
+			if err := ownersOf(tx, p, out); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func ownersOf(tx *catalog.Tx, p pgbough.Project, out map[string]string) error {
+	spares, err := tx.Spares(p.ID)
+	if err != nil {
+		return err
 	}
-	return out, nil
+	for _, sp := range spares {
+		out[sp.VolumeID] = ""
+	}
+	branches, err := tx.Branches(p.ID)
+	if err != nil {
+		return err
+	}
+	for _, b := range branches {
+		out[b.VolumeID] = b.Name
+	}
+	return nil
 }
 
 // Prune removes the volumes that neither the catalog nor an unfinished
@@ -162,12 +174,22 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) ([]pgbough.VolumeStatu
 	if err != nil {
 		return nil, err
 	}
-	unknown := slices.DeleteFunc(st.Volumes, func(v pgbough.VolumeStatus) bool { return v.Known })
+	left, err := s.pool.List() // one that was being removed then is gone now
+	if err != nil {
+		return nil, fmt.Errorf("list the pool: %w", err)
+	}
+	unknown := slices.DeleteFunc(st.Volumes, func(v pgbough.VolumeStatus) bool {
+		return v.Known || !slices.ContainsFunc(left, func(e volume.Entry) bool { return e.ID == v.ID })
+	})
 	if dryRun {
 		return unknown, nil
 	}
 	for _, v := range unknown {
-		if _, running, err := s.launcher.Find(ctx, v.ID); err != nil || running {
+		_, running, err := s.launcher.Find(ctx, v.ID)
+		if err != nil {
+			return nil, fmt.Errorf("look whether a Postgres runs on volume %s: %w", v.ID, err)
+		}
+		if running {
 			return nil, pgbough.Errorf(pgbough.EConflict, "a Postgres still runs on volume %s, so it is not removed", v.ID).
 				WithHint("stop the server that owns it")
 		}
