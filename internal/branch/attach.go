@@ -14,7 +14,6 @@ import (
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/replication"
 	"github.com/pgbough/pgbough/internal/volume"
-	"github.com/pgbough/pgbough/internal/volume/disk"
 )
 
 type attachState struct {
@@ -79,7 +78,7 @@ func (s *Service) baseBackup(ctx context.Context, r *attachRun) error {
 	if err := s.destroy(ctx, r.State.VolumeID); err != nil {
 		return err
 	}
-	if err := s.pool.CheckSpace(r.State.Bytes); err != nil {
+	if err := s.pool.CheckSpace(r.State.Bytes + spareNeed); err != nil {
 		return err
 	}
 	v, err := s.pool.Create(ctx, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RoleRoot, Owner: r.State.BranchID})
@@ -109,21 +108,14 @@ func (s *Service) baseBackup(ctx context.Context, r *attachRun) error {
 }
 
 // makeStandby turns a base backup into a standby whose settings all come from
-// us: production's postgresql.auto.conf is kept beside the data for people to
-// read, and emptied, since it would win over our file (facts 5).
+// us: production's postgresql.auto.conf is emptied, since it would win over our
+// file (facts 5). What it meant is in pg_settings, and its passwords are nobody's.
 func (s *Service) makeStandby(v volume.Volume) error {
 	root, err := os.OpenRoot(v.Data)
 	if err != nil {
 		return fmt.Errorf("open the base backup: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	auto, err := root.ReadFile("postgresql.auto.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := disk.WriteFile(v.Dir+"/production.auto.conf", auto, 0o600); err != nil {
-		return fmt.Errorf("set production's postgresql.auto.conf aside: %w", err)
-	}
 	if err := leaveOut(root); err != nil {
 		return err
 	}

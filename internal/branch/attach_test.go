@@ -1,6 +1,7 @@
 package branch
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,34 @@ import (
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/pgtest"
 )
+
+// An attach that somebody broke off waiting for is found by the same request, and
+// leaves nothing of production's own configuration behind.
+func TestAttachAgain(t *testing.T) {
+	r := newRig(t)
+	p := production(t, pgtest.Options{})
+	p.Exec(t, "postgres", "ALTER SYSTEM SET primary_conninfo = 'password=sekret'")
+	req := pgbough.AttachRequest{Name: "shop", SourceRequest: sourceOf(p)}
+	project, op, err := r.Attach(t.Context(), req)
+	must(t, err)
+	again, same, err := r.Attach(t.Context(), req)
+	if err != nil || again.ID != project.ID || same.ID != op.ID {
+		t.Errorf("the same again: project %s, operation %s, %v", again.ID, same.ID, err)
+	}
+	other := req
+	other.ConnString += " application_name=other"
+	if _, _, err := r.Attach(t.Context(), other); pgbough.ErrorCode(err) != pgbough.EConflict {
+		t.Errorf("another production under the same name: %v", err)
+	}
+	_, err = r.WaitOperation(t.Context(), op.ID)
+	must(t, err)
+	if _, _, err := r.Attach(t.Context(), req); pgbough.ErrorCode(err) != pgbough.EConflict {
+		t.Errorf("a project that is there: %v", err)
+	}
+	if out, err := exec.Command("grep", "-rl", "password=sekret", r.dir+"/pool").Output(); len(out) > 0 {
+		t.Errorf("production's password is in %s (%v)", out, err)
+	}
+}
 
 // An attach that is undone is no active project any more from its first moment:
 // a server that is started in the middle of it keeps no spares for it.

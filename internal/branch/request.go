@@ -13,6 +13,7 @@ import (
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/replication"
 	"github.com/pgbough/pgbough/internal/source"
+	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // Check looks at everything that Attach would need, and changes nothing.
@@ -38,7 +39,7 @@ func (s *Service) check(ctx context.Context, req pgbough.CheckRequest) (source.R
 	}
 	return source.Check(ctx, source.CheckOptions{
 		ConnString: req.ConnString, Database: req.Database, Role: req.Role, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot,
-		RestoreCommand: req.RestoreCommand, PoolFree: space.Free, Log: s.log,
+		RestoreCommand: req.RestoreCommand, PoolFree: &space.Free, PoolCopies: s.pool.Kind() == volume.KindCopy, Spare: spareNeed, Log: s.log,
 	}), nil
 }
 
@@ -53,7 +54,10 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 		return pgbough.Project{}, none, pgbough.Errorf(pgbough.EInvalid, "--restore-command is not in this version").
 			WithHint("attach with a slot: set max_slot_wal_keep_size on production, or accept an unlimited one with --accept-unlimited-slot")
 	}
-	if _, err := s.catalog.Project(ctx, req.Name); err == nil {
+	if p, err := s.catalog.Project(ctx, req.Name); err == nil {
+		if op, ok, err := s.attaching(ctx, p, req); ok || err != nil {
+			return hide(p), op, err
+		}
 		return pgbough.Project{}, none, pgbough.Errorf(pgbough.EConflict, "there is a project %s already", req.Name).
 			WithHint("choose another name, or remove it: pgbough project delete %s", req.Name)
 	}
@@ -77,7 +81,7 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 	if p.DefaultDatabase == "" {
 		p.DefaultDatabase = databaseOf(req.ConnString)
 	}
-	if p.DefaultRole == "" {
+	if p.DefaultRole == "" { // check has made sure that it may log in
 		for _, d := range f.Databases {
 			if d.Name == p.DefaultDatabase {
 				p.DefaultRole = d.Owner
@@ -93,6 +97,21 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 		return pgbough.Project{}, none, err
 	}
 	return hide(p), op, nil
+}
+
+// attaching is the attach that goes on already for the same request: who broke
+// off waiting for it asks again, and waits on.
+func (s *Service) attaching(ctx context.Context, p pgbough.Project, req pgbough.AttachRequest) (pgbough.Operation, bool, error) {
+	if p.Source.ConnString != req.ConnString {
+		return pgbough.Operation{}, false, nil
+	}
+	ops, err := s.catalog.Unfinished(ctx)
+	for _, op := range ops {
+		if op.ProjectID == p.ID && op.Kind == "attach_project" && op.Status == pgbough.OperationRunning {
+			return op, true, nil
+		}
+	}
+	return pgbough.Operation{}, false, err
 }
 
 // refusal is the error of an attach whose check found something failing.

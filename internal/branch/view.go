@@ -374,7 +374,9 @@ func (s *Service) Connection(ctx context.Context, project, branch, role, databas
 	if err := s.resume(ctx, p, b); err != nil {
 		return pgbough.Connection{}, err
 	}
-	if err := s.computes.Wake(ctx, b.VolumeID); err != nil { // its socket wakes nobody
+	waking, cancel := context.WithTimeout(ctx, short) // a Postgres that cannot start is no reason to hang
+	defer cancel()
+	if err := s.computes.Wake(waking, b.VolumeID); err != nil { // its socket wakes nobody
 		return pgbough.Connection{}, err
 	}
 	cfg, err := s.config(ctx, p, b.VolumeID)
