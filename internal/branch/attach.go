@@ -62,7 +62,7 @@ func (s *Service) dropSlot(ctx context.Context, r *attachRun) error {
 		}
 		return err
 	}
-	if err := s.leaveSource(ctx, p); err != nil {
+	if err := s.leaveSource(ctx, r, p); err != nil {
 		return err
 	}
 	return s.forgetProject(ctx, p)
@@ -291,7 +291,7 @@ func (s *Service) forgetProject(ctx context.Context, p pgbough.Project) error {
 // deleteProjectKind stops following a production and removes everything of the
 // project: branches, spares, the root, the slot. It is never undone.
 func (s *Service) deleteProjectKind() operation.Kind {
-	step := func(name string, do func(context.Context, pgbough.Project) error) operation.Step[attachState] {
+	noted := func(name string, do func(context.Context, *attachRun, pgbough.Project) error) operation.Step[attachState] {
 		return operation.Step[attachState]{Name: name, Final: true, Do: func(ctx context.Context, r *attachRun) error {
 			p, err := s.catalog.Project(ctx, r.ProjectID)
 			if pgbough.ErrorCode(err) == pgbough.ENotFound {
@@ -299,8 +299,11 @@ func (s *Service) deleteProjectKind() operation.Kind {
 			} else if err != nil {
 				return err
 			}
-			return do(ctx, p)
+			return do(ctx, r, p)
 		}}
+	}
+	step := func(name string, do func(context.Context, pgbough.Project) error) operation.Step[attachState] {
+		return noted(name, func(ctx context.Context, _ *attachRun, p pgbough.Project) error { return do(ctx, p) })
 	}
 	return operation.Define("delete_project",
 		step("branches", s.deleteBranches),
@@ -321,7 +324,7 @@ func (s *Service) deleteProjectKind() operation.Kind {
 			return nil
 		}),
 		step("follower", func(ctx context.Context, p pgbough.Project) error { return s.unfollow(ctx, p.ID) }),
-		step("slot", s.leaveSource),
+		noted("slot", s.leaveSource),
 		step("forget", s.forgetRoot),
 	).ProjectWide()
 }
@@ -355,24 +358,44 @@ func (s *Service) deleteBranches(ctx context.Context, p pgbough.Project) error {
 	return nil
 }
 
+// How long production is asked to let go of our slot, and how often.
+const (
+	leavePatience = 20 * time.Second
+	leavePause    = 2 * time.Second
+)
+
 // leaveSource drops our slot on production. A production that is gone for good
-// must not keep its project alive: then the statement is told instead.
-func (s *Service) leaveSource(ctx context.Context, p pgbough.Project) error {
+// must not keep its project alive: then the statement is told instead, with the
+// operation and in the log.
+func (s *Service) leaveSource(ctx context.Context, r *attachRun, p pgbough.Project) error {
 	if p.Source.Slot == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, short)
+	trying, cancel := context.WithTimeout(ctx, leavePatience)
 	defer cancel()
+	err := dropOurSlot(trying, p)
+	for err != nil && trying.Err() == nil {
+		r.Progress(pgbough.Progress{Message: "dropping the replication slot on production: " + err.Error()})
+		pause(trying, leavePause)
+		if trying.Err() == nil {
+			err = dropOurSlot(trying, p)
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	statement := "SELECT pg_drop_replication_slot('" + p.Source.Slot + "');"
+	s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, drop it there", "statement", statement, "err", err)
+	return r.Note(ctx, "production may still keep WAL for pgbough, since it could not be asked to drop the slot ("+err.Error()+"). If it still exists, run there: "+statement)
+}
+
+func dropOurSlot(ctx context.Context, p pgbough.Project) error {
 	conn, err := replication.Connect(ctx, p.Source.ConnString, applicationName)
-	if err == nil {
-		err = replication.DropSlot(ctx, conn, p.Source.Slot)
-		_ = conn.Close(context.WithoutCancel(ctx)) // it has done its work
-	}
 	if err != nil {
-		s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, drop it there",
-			"statement", "SELECT pg_drop_replication_slot('"+p.Source.Slot+"')", "err", err)
+		return err
 	}
-	return nil
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it has done its work
+	return replication.DropSlot(ctx, conn, p.Source.Slot)
 }
 
 func (s *Service) forgetRoot(ctx context.Context, p pgbough.Project) error {

@@ -2,6 +2,7 @@ package branch
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,4 +88,23 @@ func TestRaisedSettingWithoutProduction(t *testing.T) {
 	if now := r.postmaster(project); now == postmaster {
 		t.Error("its Postgres was not restarted")
 	}
+}
+
+// A slot that production cannot be asked to drop is told with the operation, so
+// that whoever deletes the project sees what is left to do.
+func TestSlotThatStays(t *testing.T) {
+	r := newRig(t)
+	p := production(t, pgtest.Options{})
+	project := r.attach(p)
+	p.Stop(t)
+	_, op, err := r.DeleteProject(t.Context(), "shop")
+	must(t, err)
+	op, err = r.WaitOperation(t.Context(), op.ID)
+	must(t, err)
+	want := "SELECT pg_drop_replication_slot('" + project.Source.Slot + "');"
+	if !slices.ContainsFunc(op.Steps, func(s pgbough.StepRecord) bool { return strings.Contains(s.Note, want) }) {
+		t.Errorf("the operation does not tell %s: %+v", want, op.Steps)
+	}
+	p.Run(t)
+	p.Exec(t, "postgres", want) // it is the statement that helps
 }
