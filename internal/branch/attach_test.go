@@ -108,3 +108,31 @@ func TestSlotThatStays(t *testing.T) {
 	p.Run(t)
 	p.Exec(t, "postgres", want) // it is the statement that helps
 }
+
+// source set holds production to the rules of attach, and a refused one changes nothing.
+func TestSourceSetKeepsTheRules(t *testing.T) {
+	r := newRig(t)
+	p := production(t, pgtest.Options{})
+	project := r.attach(p)
+	other := sourceOf(p)
+	other.ConnString += " connect_timeout=7"
+	for setting, value := range map[string]string{"max_slot_wal_keep_size": "-1", "synchronous_standby_names": "pgbough"} {
+		p.Exec(t, "postgres", "ALTER SYSTEM SET "+setting+" = '"+value+"'")
+		p.Exec(t, "postgres", "SELECT pg_reload_conf()")
+		eventually(t, time.Minute, "production has the setting", func() bool { return p.Value(t, "postgres", "SELECT current_setting('"+setting+"')") == value })
+		if _, _, err := r.SetSource(t.Context(), "shop", other); pgbough.ErrorCode(err) != pgbough.EConflict || !strings.Contains(err.Error(), setting) {
+			t.Errorf("%s = %s: %v", setting, value, err)
+		}
+		p.Exec(t, "postgres", "ALTER SYSTEM RESET "+setting)
+		p.Exec(t, "postgres", "SELECT pg_reload_conf()")
+		eventually(t, time.Minute, "production has its setting back", func() bool { return p.Value(t, "postgres", "SELECT current_setting('"+setting+"')") != value })
+	}
+	if now, err := r.catalog.Project(t.Context(), "shop"); err != nil || now.Source.ConnString != project.Source.ConnString {
+		t.Errorf("a refused source is kept: %v", err)
+	}
+	_, _, err := r.SetSource(t.Context(), "shop", other)
+	must(t, err)
+	if now, err := r.catalog.Project(t.Context(), "shop"); err != nil || now.Source.ConnString != other.ConnString {
+		t.Errorf("the new source is not kept: %v", err)
+	}
+}

@@ -3,6 +3,8 @@ package branch
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -137,7 +139,7 @@ func refusal(report source.Report) error {
 	if code == "" {
 		code = pgbough.EConflict
 	}
-	return pgbough.Errorf(code, "this production cannot be attached yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
+	return pgbough.Errorf(code, "this production cannot be followed yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
 }
 
 func databaseOf(connString string) string {
@@ -202,19 +204,31 @@ func (s *Service) SetSource(ctx context.Context, project string, req pgbough.Sou
 	if err != nil {
 		return p, none, err
 	}
-	if err := s.adoptSource(ctx, p, req.ConnString); err != nil {
-		return p, none, err
-	}
 	dial, err := replication.Dialer(req.ConnString, applicationName)
 	if err != nil {
 		return p, none, err
 	}
-	p, err = s.catalog.ChangeProject(ctx, p.ID, func(p *pgbough.Project) error {
-		p.Source.ConnString = req.ConnString
-		return nil
+	if err := s.sameSource(ctx, p, req.ConnString, func(*pgconn.PgConn) error { return nil }); err != nil {
+		return p, none, err
+	}
+	if err := s.followable(ctx, p, req); err != nil {
+		return p, none, err
+	}
+	// The catalog first: wherever this ends, a slot is only on a server that the
+	// catalog names, so deleting the project drops it, and doing this again makes it.
+	old := p.Source.ConnString
+	if p, err = s.keepSource(ctx, p, req.ConnString); err != nil {
+		return p, none, err
+	}
+	err = s.sameSource(ctx, p, req.ConnString, func(conn *pgconn.PgConn) error {
+		if p.Source.Slot == "" {
+			return nil
+		}
+		return replication.EnsureSlot(ctx, conn, p.Source.Slot)
 	})
 	if err != nil {
-		return p, none, err
+		_, kept := s.keepSource(context.WithoutCancel(ctx), p, old)
+		return p, none, errors.Join(err, kept)
 	}
 	if err := f.SetSource(req.ConnString, dial); err != nil {
 		return p, none, err
@@ -222,9 +236,16 @@ func (s *Service) SetSource(ctx context.Context, project string, req pgbough.Sou
 	return hide(p), none, nil
 }
 
-// adoptSource makes sure that a connection string leads to the production that
-// the project follows, and that our slot is there.
-func (s *Service) adoptSource(ctx context.Context, p pgbough.Project, connString string) error {
+func (s *Service) keepSource(ctx context.Context, p pgbough.Project, connString string) (pgbough.Project, error) {
+	return s.catalog.ChangeProject(ctx, p.ID, func(p *pgbough.Project) error {
+		p.Source.ConnString = connString
+		return nil
+	})
+}
+
+// sameSource makes sure that a connection string leads to the production that the
+// project follows, and runs f with a replication connection to it.
+func (s *Service) sameSource(ctx context.Context, p pgbough.Project, connString string, f func(*pgconn.PgConn) error) error {
 	conn, err := replication.Connect(ctx, connString, applicationName)
 	if err != nil {
 		return err
@@ -242,10 +263,21 @@ func (s *Service) adoptSource(ctx context.Context, p pgbough.Project, connString
 		return pgbough.Errorf(pgbough.EConflict, "this server is a standby, not the primary").
 			WithHint("name the server that takes writes now")
 	}
-	if p.Source.Slot == "" {
-		return nil
+	return f(conn)
+}
+
+// followable holds a server that production moved to to the rules of attach
+// that are about following it.
+func (s *Service) followable(ctx context.Context, p pgbough.Project, req pgbough.SourceRequest) error {
+	rules := []string{
+		"connection", "server", "primary", "replication_role", "read_settings", "replication_connection", "wal_level",
+		"replication_slots", "max_slot_wal_keep_size", "synchronous_standby_names",
 	}
-	return replication.EnsureSlot(ctx, conn, p.Source.Slot)
+	report := source.Check(ctx, source.CheckOptions{
+		ConnString: req.ConnString, SlotName: p.Source.Slot, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot || p.Source.AcceptUnlimitedSlot, Log: s.log,
+	})
+	report.Findings = slices.DeleteFunc(report.Findings, func(f pgbough.Finding) bool { return !slices.Contains(rules, f.Name) })
+	return refusal(report)
 }
 
 // applicationName is how production lists us.
