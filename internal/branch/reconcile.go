@@ -187,6 +187,7 @@ func (s *Service) sweep() {
 			return
 		case <-ticker.C:
 		}
+		s.capLogs()
 		projects, err := s.catalog.Projects(s.ctx)
 		if err != nil {
 			s.log.WarnContext(s.ctx, "expired branches cannot be looked for", "err", err)

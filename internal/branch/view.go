@@ -441,11 +441,28 @@ func (t *tail) Read(b []byte) (int, error) {
 		if n > 0 || err != nil && err != io.EOF {
 			return n, err
 		}
+		if err := t.again(); err != nil {
+			return 0, err
+		}
 		pause(t.ctx, 200*time.Millisecond)
 		if t.ctx.Err() != nil {
 			return 0, io.EOF
 		}
 	}
+}
+
+// again goes to the start of a log that has begun anew (capLog).
+func (t *tail) again() error {
+	at, err := t.file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	info, err := t.file.Stat()
+	if err != nil || info.Size() >= at {
+		return err
+	}
+	_, err = t.file.Seek(0, io.SeekStart)
+	return err
 }
 
 func (t *tail) Close() error { return t.file.Close() }
