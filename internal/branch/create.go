@@ -307,13 +307,18 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err := spare.Reload(s.branchSettings(p, fromNouns(r.State.Settings), false)); err != nil {
 		return err
 	}
-	_, preload := s.preload(p, fromNouns(r.State.Settings))
+	_, differences := s.preload(p, fromNouns(r.State.Settings))
+	left, err := s.leftOut(p, fromNouns(r.State.Settings))
+	if err != nil {
+		return err
+	}
+	differences = append(append(differences, left...), report.Differences...)
 	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
 		b, err := tx.Branch(r.ProjectID, r.BranchID)
 		if err != nil {
 			return err
 		}
-		b.Differences = append(preload, report.Differences...)
+		b.Differences = differences
 		for i := range report.Roles {
 			report.Roles[i].BranchID = b.ID
 		}

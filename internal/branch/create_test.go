@@ -1,6 +1,7 @@
 package branch
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ func TestNoRoomForASpare(t *testing.T) {
 func TestLeaseOutlivesASlowCreate(t *testing.T) {
 	r := newRig(t)
 	p := production(t, pgtest.Options{})
+	p.Exec(t, "postgres", "ALTER ROLE postgres SET enable_sort = off")
 	r.attach(p)
 	created, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "b", ExpiresAt: time.Now().Add(20 * time.Millisecond)})
 	must(t, err)
@@ -53,6 +55,11 @@ func TestLeaseOutlivesASlowCreate(t *testing.T) {
 	must(t, err)
 	if left := time.Until(b.ExpiresAt); left < leastLife/2 {
 		t.Errorf("it expires in %s", left)
+	}
+
+	// What is not carried over is told with it.
+	if !slices.ContainsFunc(b.Differences, func(d pgbough.Difference) bool { return d.Kind == "setting" && d.Object == "enable_sort" }) {
+		t.Errorf("a setting that was left out is not in %+v", b.Differences)
 	}
 
 	// And the position of another cluster is never taken for production's.

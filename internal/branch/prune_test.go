@@ -42,6 +42,9 @@ func TestPruneLeavesNewVolumes(t *testing.T) {
 	stop()
 	pruning.Wait()
 	stray := r.volume(p, volume.RoleSpare)
+	if st, err := r.Status(t.Context()); err != nil || !strings.Contains(strings.Join(st.Notes, "\n"), stray.ID) {
+		t.Errorf("the notes %q do not tell of volume %s (%v)", st.Notes, stray.ID, err)
+	}
 	if gone, err := r.Prune(t.Context(), false); err != nil || len(gone) != 1 || gone[0].ID != stray.ID {
 		t.Errorf("pruned %+v (%v), want %s", gone, err, stray.ID)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // reconcile brings what runs to what the catalog says, after any kind of end of
@@ -219,10 +220,16 @@ func (s *Service) expire(p pgbough.Project) {
 
 // Notes are what a person should know of this server: what is in the pool or
 // runs here that the catalog does not know.
-func (s *Service) notes(ctx context.Context, known map[string]bool) []string {
+func (s *Service) notes(ctx context.Context, entries []volume.Entry, owners map[string]string) []string {
 	notes := slices.Clone(s.machine)
 	if s.stuck != nil {
 		notes = append(notes, s.stuck.Error())
+	}
+	for _, e := range entries {
+		_, known := owners[e.ID]
+		if _, err := s.pool.Get(e.ID); !known && !errors.Is(err, volume.ErrNotExist) { // gone since, or not finished
+			notes = append(notes, fmt.Sprintf("volume %s is one that the catalog does not know: see pgbough pool, and pgbough pool prune", e.ID))
+		}
 	}
 	ids, err := s.launcher.List(ctx)
 	if err != nil {
@@ -230,7 +237,8 @@ func (s *Service) notes(ctx context.Context, known map[string]bool) []string {
 	}
 	for _, id := range ids {
 		// Other servers on this machine have run directories of their own.
-		if _, err := os.Stat(filepath.Join(s.runDir, id)); !known[id] && err == nil {
+		_, known := owners[id]
+		if _, err := os.Stat(filepath.Join(s.runDir, id)); !known && err == nil {
 			notes = append(notes, fmt.Sprintf("a Postgres runs on volume %s, which the catalog does not know", id))
 		}
 	}

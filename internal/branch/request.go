@@ -333,6 +333,11 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 			return tx.SetSuspendAfter(b.ID, *req.SuspendAfter)
 		}),
 	})
+	if pgbough.ErrorCode(err) == pgbough.EConflict && req.Reuse { // somebody else has just asked for it
+		if created, ok, err := s.reuse(ctx, p, req.Name); ok || err != nil {
+			return created, err
+		}
+	}
 	if err != nil {
 		return none, err
 	}

@@ -19,12 +19,19 @@ import (
 
 // Status is the whole server at this moment.
 func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
+	entries, err := s.pool.List() // before the catalog, as in Pool
+	if err != nil {
+		return pgbough.Status{}, fmt.Errorf("list the pool: %w", err)
+	}
+	owners, err := s.owners(ctx)
+	if err != nil {
+		return pgbough.Status{}, err
+	}
 	projects, err := s.catalog.Projects(ctx)
 	if err != nil {
 		return pgbough.Status{}, err
 	}
 	st := pgbough.Status{Version: s.version}
-	known := map[string]bool{}
 	for _, p := range projects {
 		ps := pgbough.ProjectStatus{Project: hide(p), Wanted: s.wanted}
 		if f, err := s.followerOf(p.ID); err == nil {
@@ -40,22 +47,9 @@ func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
 			return st, err
 		}
 		ps.Branches = len(branches)
-		for _, b := range branches {
-			known[b.VolumeID] = true
-		}
-		for _, sp := range ps.Spares {
-			known[sp.VolumeID] = true
-		}
 		st.Projects = append(st.Projects, ps)
 	}
-	unfinished, err := s.catalog.Unfinished(ctx)
-	if err != nil {
-		return st, err
-	}
-	for _, op := range unfinished {
-		known[volumeOf(op)] = true
-	}
-	st.Notes = s.notes(ctx, known)
+	st.Notes = s.notes(ctx, entries, owners)
 	st.Pool, err = s.space()
 	return st, err
 }

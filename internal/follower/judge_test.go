@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -52,6 +53,17 @@ func TestJudgeForgetsWhatWasMended(t *testing.T) {
 		write(step.logged)
 		if got, reason := f.judge(s, Position{Receiving: step.receiving}); got != step.want {
 			t.Errorf("step %d: %s, %q", i, got, reason)
+		}
+	}
+}
+
+// While production cannot be asked, a follower is as old as production's last answer.
+func TestLagWithoutProduction(t *testing.T) {
+	at := time.Now()
+	f := &Follower{asked: []sample{{at.Add(-time.Second), 100}, {at, 200}}}
+	for after, want := range map[time.Duration]float64{0: 0, 10 * time.Second: 10} {
+		if got := f.lag(200, at.Add(after)); got != want {
+			t.Errorf("%s after the last answer: %v s", after, got)
 		}
 	}
 }

@@ -141,7 +141,7 @@ func TestFixesMend(t *testing.T) {
 	wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, "synchronous_standby_names = ''")
 	o.AcceptUnlimitedSlot, o.RestoreCommand = false, "cp /archive/%f %p"
 	r = source.Check(t.Context(), o)
-	wantFinding(t, r, "replication_slots", pgbough.FindingOK, "archive")
+	wantFinding(t, r, "replication_slots", pgbough.FindingFail, "archive", "--restore-command")
 	wantFinding(t, r, "max_slot_wal_keep_size", "")
 }
 
