@@ -42,6 +42,7 @@ type StepRecord struct {
 	Duration   time.Duration `json:"duration_ns,omitempty"`
 	Attempts   int           `json:"attempts,omitempty"`
 	Error      string        `json:"error,omitempty"`
+	Note       string        `json:"note,omitempty"` // what a person has to do that the step could not
 	FinishedAt time.Time     `json:"finished_at,omitzero"`
 }
 

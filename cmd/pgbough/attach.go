@@ -77,6 +77,12 @@ func (g *globals) follow(ctx context.Context, wait waiter, title string, ops []c
 	for i, op := range ops {
 		var err error
 		ops[i], err = wait(ctx, op, p.watch)
+		for _, step := range ops[i].Steps {
+			if step.Note != "" {
+				p.close()
+				g.talk("%s", step.Note)
+			}
+		}
 		if err == nil {
 			continue
 		}

@@ -179,14 +179,14 @@ func fromTerminal(s os.Signal) bool {
 func (r *runCommand) renew(ctx context.Context, c *client.Client, project, name string) {
 	tick := time.NewTicker(leaseRenewal)
 	defer tick.Stop()
-	for {
+	for { // at once: the lease began with the request, and the create may have taken most of it
+		if _, err := c.RenewBranch(ctx, project, name, lease); err != nil && ctx.Err() == nil {
+			r.talk("pgbough: branch %s could not be kept for longer: %v", name, err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		if _, err := c.RenewBranch(ctx, project, name, lease); err != nil && ctx.Err() == nil {
-			r.talk("pgbough: branch %s could not be kept for longer: %v", name, err)
 		}
 	}
 }

@@ -107,6 +107,9 @@ func (c *serverCommand) run(ctx context.Context, cmd *cobra.Command) error {
 		return pgbough.Errorf(pgbough.EInvalid, "the server needs root: it mounts the pool and starts Postgres in sandboxes as another user").
 			WithHint("run it with sudo, or from the systemd unit")
 	}
+	if c.spares < 1 {
+		return pgbough.Errorf(pgbough.EInvalid, "--spares %d: without a spare nothing can be branched", c.spares).WithHint("give 1 or more")
+	}
 	level := slog.LevelInfo
 	if c.debug {
 		level = slog.LevelDebug
@@ -193,11 +196,19 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return nil, err
 	}
+	poolID, err := s.catalog.PoolID(ctx)
+	if err != nil {
+		return nil, err
+	}
 	s.storage, err = storage.Open(ctx, storage.Config{
-		DataDir: data, Want: c.pool, Size: size, Sparse: c.sparse, CatalogID: s.catalog.ID(), Reserve: reserve,
+		DataDir: data, Want: c.pool, Size: size, Sparse: c.sparse, CatalogID: s.catalog.ID(), PoolID: poolID, Reserve: reserve,
 		UID: c.uid, GID: c.uid, Log: log,
 	})
 	if err != nil {
+		return nil, err
+	}
+	// From now on no other pool is taken for this one, and none is made in its place.
+	if err := s.catalog.SetPoolID(ctx, s.storage.Pool.ID()); err != nil {
 		return nil, err
 	}
 	if s.poolLock, err = lockPool(s.storage.Pool.Dir()); err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/replication"
 	"github.com/pgbough/pgbough/internal/volume"
-	"github.com/pgbough/pgbough/internal/volume/disk"
 )
 
 type attachState struct {
@@ -63,7 +62,7 @@ func (s *Service) dropSlot(ctx context.Context, r *attachRun) error {
 		}
 		return err
 	}
-	if err := s.leaveSource(ctx, p); err != nil {
+	if err := s.leaveSource(ctx, r, p); err != nil {
 		return err
 	}
 	return s.forgetProject(ctx, p)
@@ -79,7 +78,7 @@ func (s *Service) baseBackup(ctx context.Context, r *attachRun) error {
 	if err := s.destroy(ctx, r.State.VolumeID); err != nil {
 		return err
 	}
-	if err := s.pool.CheckSpace(r.State.Bytes); err != nil {
+	if err := s.pool.CheckSpace(r.State.Bytes + spareNeed); err != nil {
 		return err
 	}
 	v, err := s.pool.Create(ctx, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RoleRoot, Owner: r.State.BranchID})
@@ -109,21 +108,14 @@ func (s *Service) baseBackup(ctx context.Context, r *attachRun) error {
 }
 
 // makeStandby turns a base backup into a standby whose settings all come from
-// us: production's postgresql.auto.conf is kept beside the data for people to
-// read, and emptied, since it would win over our file (facts 5).
+// us: production's postgresql.auto.conf is emptied, since it would win over our
+// file (facts 5). What it meant is in pg_settings, and its passwords are nobody's.
 func (s *Service) makeStandby(v volume.Volume) error {
 	root, err := os.OpenRoot(v.Data)
 	if err != nil {
 		return fmt.Errorf("open the base backup: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	auto, err := root.ReadFile("postgresql.auto.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := disk.WriteFile(v.Dir+"/production.auto.conf", auto, 0o600); err != nil {
-		return fmt.Errorf("set production's postgresql.auto.conf aside: %w", err)
-	}
 	if err := leaveOut(root); err != nil {
 		return err
 	}
@@ -217,7 +209,16 @@ func (s *Service) publishProject(ctx context.Context, r *attachRun) error {
 	return nil
 }
 
+// stopProject makes the project one that is going away before anything of it
+// goes: a server that is started in the middle of it follows and keeps nothing.
 func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
+	_, err := s.catalog.ChangeProject(ctx, r.ProjectID, func(p *pgbough.Project) error {
+		p.State = pgbough.ProjectDeleting
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	s.stopKeeper(r.ProjectID)
 	if err := s.stopRefills(ctx, r.ProjectID); err != nil {
 		return err
@@ -261,6 +262,7 @@ func (s *Service) firstSpare(ctx context.Context, r *attachRun) error {
 	r.Progress(pgbough.Progress{Message: "making the first spare"})
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
 	defer cancel()
+	began := time.Now()
 	for {
 		spares, err := s.catalog.Spares(ctx, r.ProjectID)
 		if err != nil {
@@ -270,6 +272,9 @@ func (s *Service) firstSpare(ctx context.Context, r *attachRun) error {
 			if sp.State == pgbough.SpareReady {
 				return nil
 			}
+		}
+		if err := s.hopeless(r.ProjectID, began); err != nil {
+			return err
 		}
 		s.wakeKeeper(r.ProjectID)
 		if err := s.spareReady(ctx, r.ProjectID); err != nil {
@@ -286,7 +291,7 @@ func (s *Service) forgetProject(ctx context.Context, p pgbough.Project) error {
 // deleteProjectKind stops following a production and removes everything of the
 // project: branches, spares, the root, the slot. It is never undone.
 func (s *Service) deleteProjectKind() operation.Kind {
-	step := func(name string, do func(context.Context, pgbough.Project) error) operation.Step[attachState] {
+	noted := func(name string, do func(context.Context, *attachRun, pgbough.Project) error) operation.Step[attachState] {
 		return operation.Step[attachState]{Name: name, Final: true, Do: func(ctx context.Context, r *attachRun) error {
 			p, err := s.catalog.Project(ctx, r.ProjectID)
 			if pgbough.ErrorCode(err) == pgbough.ENotFound {
@@ -294,8 +299,11 @@ func (s *Service) deleteProjectKind() operation.Kind {
 			} else if err != nil {
 				return err
 			}
-			return do(ctx, p)
+			return do(ctx, r, p)
 		}}
+	}
+	step := func(name string, do func(context.Context, pgbough.Project) error) operation.Step[attachState] {
+		return noted(name, func(ctx context.Context, _ *attachRun, p pgbough.Project) error { return do(ctx, p) })
 	}
 	return operation.Define("delete_project",
 		step("branches", s.deleteBranches),
@@ -316,14 +324,17 @@ func (s *Service) deleteProjectKind() operation.Kind {
 			return nil
 		}),
 		step("follower", func(ctx context.Context, p pgbough.Project) error { return s.unfollow(ctx, p.ID) }),
-		step("slot", s.leaveSource),
+		noted("slot", s.leaveSource),
 		step("forget", s.forgetRoot),
 	).ProjectWide()
 }
 
 func (s *Service) deleteBranches(ctx context.Context, p pgbough.Project) error {
-	p.State = pgbough.ProjectDeleting
-	if err := s.catalog.UpdateProject(ctx, p); err != nil {
+	_, err := s.catalog.ChangeProject(ctx, p.ID, func(p *pgbough.Project) error {
+		p.State = pgbough.ProjectDeleting
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	branches, err := s.catalog.Branches(ctx, p.ID)
@@ -347,24 +358,44 @@ func (s *Service) deleteBranches(ctx context.Context, p pgbough.Project) error {
 	return nil
 }
 
+// How long production is asked to let go of our slot, and how often.
+const (
+	leavePatience = 20 * time.Second
+	leavePause    = 2 * time.Second
+)
+
 // leaveSource drops our slot on production. A production that is gone for good
-// must not keep its project alive: then the statement is told instead.
-func (s *Service) leaveSource(ctx context.Context, p pgbough.Project) error {
+// must not keep its project alive: then the statement is told instead, with the
+// operation and in the log.
+func (s *Service) leaveSource(ctx context.Context, r *attachRun, p pgbough.Project) error {
 	if p.Source.Slot == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, short)
+	trying, cancel := context.WithTimeout(ctx, leavePatience)
 	defer cancel()
+	err := dropOurSlot(trying, p)
+	for err != nil && trying.Err() == nil {
+		r.Progress(pgbough.Progress{Message: "dropping the replication slot on production: " + err.Error()})
+		pause(trying, leavePause)
+		if trying.Err() == nil {
+			err = dropOurSlot(trying, p)
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	statement := "SELECT pg_drop_replication_slot('" + p.Source.Slot + "');"
+	s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, drop it there", "statement", statement, "err", err)
+	return r.Note(ctx, "production may still keep WAL for pgbough, since it could not be asked to drop the slot ("+err.Error()+"). If it still exists, run there: "+statement)
+}
+
+func dropOurSlot(ctx context.Context, p pgbough.Project) error {
 	conn, err := replication.Connect(ctx, p.Source.ConnString, applicationName)
-	if err == nil {
-		err = replication.DropSlot(ctx, conn, p.Source.Slot)
-		_ = conn.Close(context.WithoutCancel(ctx)) // it has done its work
-	}
 	if err != nil {
-		s.log.WarnContext(ctx, "the replication slot could not be dropped; if production still exists, drop it there",
-			"statement", "SELECT pg_drop_replication_slot('"+p.Source.Slot+"')", "err", err)
+		return err
 	}
-	return nil
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it has done its work
+	return replication.DropSlot(ctx, conn, p.Source.Slot)
 }
 
 func (s *Service) forgetRoot(ctx context.Context, p pgbough.Project) error {

@@ -56,6 +56,7 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 	if err := s.ask(ctx, r, f); err != nil {
 		return err
 	}
+	began := time.Now()
 	var since time.Time // when the follower was first seen not to stream
 	for {
 		spare, ok, err := s.catalog.TakeSpare(ctx, r.ProjectID, r.ID)
@@ -81,6 +82,9 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 		case time.Since(since) > short:
 			return pgbough.Errorf(pgbough.EUnreachable, "no spare is ready, and none can be made while the follower is %s: %s", st.State, st.Reason).
 				WithHint("pgbough status shows when it streams again")
+		}
+		if err := s.hopeless(r.ProjectID, began); err != nil {
+			return err
 		}
 		r.Progress(pgbough.Progress{Message: "no spare is ready; waiting for the one that is being filled"})
 		s.wakeKeeper(r.ProjectID)
@@ -111,6 +115,14 @@ func (s *Service) ask(ctx context.Context, r *createRun, f *follower.Follower) e
 
 // dropTaken removes the spare that was taken for a branch that will not be.
 func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
+	s.unsettle(r.BranchID)
+	if r.State.VolumeID == "" { // the server may have ended, or the step been cancelled, before that was written down
+		spare, _, err := s.catalog.TakenSpare(ctx, r.ID)
+		if err != nil {
+			return err
+		}
+		r.State.VolumeID = spare.VolumeID
+	}
 	s.closeQuarantine(ctx, r.State.VolumeID)
 	if f, err := s.followerOf(r.ProjectID); err == nil && r.State.VolumeID != "" {
 		if err := f.KillSpare(ctx, r.State.VolumeID); err != nil {
@@ -175,8 +187,7 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	return err
 }
 
-// now asks production where it is, and makes sure that it is the production
-// that the follower follows.
+// now asks production where it is. Its Source takes no other production's answer.
 func (s *Service) now(ctx context.Context, projectID string) (source.Moment, error) {
 	f, err := s.followerOf(projectID)
 	if err != nil {
@@ -190,14 +201,6 @@ func (s *Service) now(ctx context.Context, projectID string) (source.Moment, err
 			return m, e.WithHint("the newest state here is %s, replayed %s ago; pgbough status tells more", st.Replay, time.Since(st.AskedAt).Round(time.Second))
 		}
 		return m, err
-	}
-	p, err := s.catalog.Project(ctx, projectID)
-	if err != nil {
-		return m, err
-	}
-	if m.SystemID != p.Source.SystemID {
-		return m, pgbough.Errorf(pgbough.EConflict, "the source is another database cluster (system identifier %d) than the one attached (%d)", m.SystemID, p.Source.SystemID).
-			WithHint("point it back with: pgbough source set %s --source CONNSTR", p.Name)
 	}
 	return m, nil
 }
@@ -304,13 +307,18 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err := spare.Reload(s.branchSettings(p, fromNouns(r.State.Settings), false)); err != nil {
 		return err
 	}
-	_, preload := s.preload(p, fromNouns(r.State.Settings))
+	_, differences := s.preload(p, fromNouns(r.State.Settings))
+	left, err := s.leftOut(p, fromNouns(r.State.Settings))
+	if err != nil {
+		return err
+	}
+	differences = append(append(differences, left...), report.Differences...)
 	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
 		b, err := tx.Branch(r.ProjectID, r.BranchID)
 		if err != nil {
 			return err
 		}
-		b.Differences = append(preload, report.Differences...)
+		b.Differences = differences
 		for i := range report.Roles {
 			report.Roles[i].BranchID = b.ID
 		}
@@ -332,6 +340,9 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil {
 			return err
 		}
+		if !b.ExpiresAt.IsZero() { // who asked gets some time to see it, and to renew it
+			b.ExpiresAt = later(b.ExpiresAt, time.Now().Add(leastLife))
+		}
 		b.VolumeID, b.Settings, b.ParentLSN, b.ParentTime, b.State = r.State.VolumeID, r.State.Settings, r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
 		if err := tx.UpdateBranch(b); err != nil {
 			return err
@@ -343,4 +354,15 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 	}
 	defer s.wakeKeeper(p.ID)
 	return s.serve(ctx, p, b)
+}
+
+// leastLife is how long a branch that expires is there at least, also when
+// making it took longer than it was to live.
+const leastLife = time.Minute
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

@@ -24,15 +24,12 @@ func (s *Service) deleteKind() operation.Kind {
 }
 
 func (s *Service) markDeleting(ctx context.Context, r *deleteRun) error {
-	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
-		b, err := tx.Branch(r.ProjectID, r.BranchID)
-		if err != nil {
-			return err
-		}
-		r.State.VolumeID = b.VolumeID
+	b, err := s.catalog.ChangeBranch(ctx, r.ProjectID, r.BranchID, func(b *pgbough.Branch) error {
 		b.State = pgbough.BranchDeleting
-		return tx.UpdateBranch(b)
+		return nil
 	})
+	r.State.VolumeID = b.VolumeID
+	return err
 }
 
 func (s *Service) destroyBranch(ctx context.Context, r *deleteRun) error {

@@ -2,6 +2,8 @@ package branch
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -13,7 +15,16 @@ const (
 	renewDistance = 64 << 20
 	// A refill that failed is not tried again before this.
 	refillPause = 10 * time.Second
+	// Who waits for a spare gives up after so many refills that failed one after the other.
+	refillTries = 3
 )
+
+// trouble is why a project has no spare ready.
+type trouble struct {
+	err   error
+	at    time.Time // of the last failure
+	times int
+}
 
 // keep has the wanted number of spares ready for one project: it fills missing
 // ones, renews those that fell behind a checkpoint of the follower, and discards
@@ -36,6 +47,7 @@ func (s *Service) keep(projectID string, wake <-chan struct{}) {
 			continue
 		}
 		if err := s.tend(projectID); err != nil && s.ctx.Err() == nil {
+			s.refillFailed(projectID, err)
 			s.log.WarnContext(s.ctx, "spares cannot be made ready", "project", projectID, "err", err)
 			notBefore = time.Now().Add(refillPause)
 		}
@@ -46,7 +58,10 @@ func (s *Service) keep(projectID string, wake <-chan struct{}) {
 // a time: replay is bound by one processor and the disk.
 func (s *Service) tend(projectID string) error {
 	p, err := s.catalog.Project(s.ctx, projectID)
-	if err != nil || p.State != pgbough.ProjectActive {
+	if pgbough.ErrorCode(err) == pgbough.ENotFound || err == nil && p.State != pgbough.ProjectActive {
+		return nil // it is going away, and its keeper with it
+	}
+	if err != nil {
 		return err
 	}
 	f, err := s.followerOf(projectID)
@@ -153,6 +168,32 @@ func (s *Service) wakeKeeper(projectID string) {
 	}
 }
 
+// refillFailed tells those who wait for a spare that the last refill failed.
+func (s *Service) refillFailed(projectID string, err error) {
+	s.mu.Lock()
+	s.trouble[projectID] = trouble{err: err, at: time.Now(), times: s.trouble[projectID].times + 1}
+	s.mu.Unlock()
+	s.announce(projectID)
+}
+
+// hopeless is why it makes no sense to wait for a spare any longer for who has
+// waited since then: there is no room for one, or refills fail again and again.
+func (s *Service) hopeless(projectID string, since time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.trouble[projectID]
+	var e *pgbough.Error
+	switch {
+	case t.err == nil || t.at.Before(since):
+		return nil
+	case pgbough.ErrorCode(t.err) == pgbough.ENoSpace && errors.As(t.err, &e):
+		return pgbough.Errorf(pgbough.ENoSpace, "no spare is ready, and there is no room for one: %s", e.Message).WithHint("%s", e.Hint)
+	case t.times >= refillTries:
+		return fmt.Errorf("no spare is ready, and %d tries to make one failed: %w", t.times, t.err)
+	}
+	return nil
+}
+
 // spareReady waits until a spare of the project may be ready.
 func (s *Service) spareReady(ctx context.Context, projectID string) error {
 	s.mu.Lock()
@@ -162,7 +203,7 @@ func (s *Service) spareReady(ctx context.Context, projectID string) error {
 		s.ready[projectID] = ready
 	}
 	s.mu.Unlock()
-	timer := time.NewTimer(time.Second) // a failed refill announces nothing
+	timer := time.NewTimer(time.Second) // the follower may have stopped streaming
 	defer timer.Stop()
 	select {
 	case <-ready:
@@ -173,7 +214,7 @@ func (s *Service) spareReady(ctx context.Context, projectID string) error {
 	return nil
 }
 
-// announce tells those who wait that a spare is ready.
+// announce tells those who wait that a spare is ready, or could not be made.
 func (s *Service) announce(projectID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

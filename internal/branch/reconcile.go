@@ -2,6 +2,7 @@ package branch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/operation"
+	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // reconcile brings what runs to what the catalog says, after any kind of end of
@@ -31,14 +33,21 @@ func (s *Service) reconcile(ctx context.Context) error {
 		}
 	}
 	s.cleanRunDir(ctx)
-	if err := s.engine.Resume(ctx); err != nil {
-		return fmt.Errorf("resume operations: %w", err)
+	if s.stuck = s.engine.Resume(ctx); s.stuck != nil {
+		if !errors.Is(s.stuck, operation.ErrStuck) {
+			return fmt.Errorf("resume operations: %w", s.stuck)
+		}
+		// What it works on stays as it is; everything else goes on.
+		s.log.ErrorContext(ctx, "not everything goes on", "err", s.stuck)
 	}
 	if err := s.finishRequests(ctx, projects); err != nil {
+		s.log.ErrorContext(ctx, "what an earlier request left cannot be cleaned up now", "err", err)
+	}
+	if projects, err = s.catalog.Projects(ctx); err != nil {
 		return err
 	}
 	for _, p := range projects {
-		if p.State == pgbough.ProjectActive {
+		if p.State == pgbough.ProjectActive { // also after the operations that were resumed
 			s.startKeeper(p.ID)
 		}
 	}
@@ -179,6 +188,7 @@ func (s *Service) sweep() {
 			return
 		case <-ticker.C:
 		}
+		s.capLogs()
 		projects, err := s.catalog.Projects(s.ctx)
 		if err != nil {
 			s.log.WarnContext(s.ctx, "expired branches cannot be looked for", "err", err)
@@ -210,15 +220,25 @@ func (s *Service) expire(p pgbough.Project) {
 
 // Notes are what a person should know of this server: what is in the pool or
 // runs here that the catalog does not know.
-func (s *Service) notes(ctx context.Context, known map[string]bool) []string {
+func (s *Service) notes(ctx context.Context, entries []volume.Entry, owners map[string]string) []string {
 	notes := slices.Clone(s.machine)
+	if s.stuck != nil {
+		notes = append(notes, s.stuck.Error())
+	}
+	for _, e := range entries {
+		_, known := owners[e.ID]
+		if _, err := s.pool.Get(e.ID); !known && !errors.Is(err, volume.ErrNotExist) { // gone since, or not finished
+			notes = append(notes, fmt.Sprintf("volume %s is one that the catalog does not know: see pgbough pool, and pgbough pool prune", e.ID))
+		}
+	}
 	ids, err := s.launcher.List(ctx)
 	if err != nil {
 		return append(notes, "running Postgres processes cannot be listed: "+err.Error())
 	}
 	for _, id := range ids {
 		// Other servers on this machine have run directories of their own.
-		if _, err := os.Stat(filepath.Join(s.runDir, id)); !known[id] && err == nil {
+		_, known := owners[id]
+		if _, err := os.Stat(filepath.Join(s.runDir, id)); !known && err == nil {
 			notes = append(notes, fmt.Sprintf("a Postgres runs on volume %s, which the catalog does not know", id))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/follower"
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -48,7 +49,7 @@ func (s *Service) refill(ctx context.Context, p pgbough.Project) (pgbough.Operat
 }
 
 func (s *Service) cloneSpare(ctx context.Context, r *refillRun) error {
-	if err := s.pool.CheckSpace(spareNeed); err != nil {
+	if err := s.pool.CheckClone(ctx, r.State.Parent, spareNeed); err != nil {
 		return err
 	}
 	p, err := s.catalog.Project(ctx, r.ProjectID)
@@ -127,11 +128,10 @@ func (s *Service) freshSettings(ctx context.Context, projectID string, f *follow
 		s.log.InfoContext(ctx, "production's settings cannot be read; those it last had count", "err", err)
 		return nil
 	}
-	p, err := s.catalog.Project(ctx, projectID)
-	if err == nil {
+	_, err = s.catalog.ChangeProject(ctx, projectID, func(p *pgbough.Project) error {
 		p.Source.Settings, p.Source.Timeline = toNouns(m.Settings), m.Timeline
-		err = s.catalog.UpdateProject(ctx, p)
-	}
+		return nil
+	})
 	if err != nil {
 		s.log.WarnContext(ctx, "production's settings cannot be kept", "err", err)
 	}
@@ -139,17 +139,27 @@ func (s *Service) freshSettings(ctx context.Context, projectID string, f *follow
 }
 
 func (s *Service) readySpare(ctx context.Context, r *refillRun) error {
-	spares, err := s.catalog.Spares(ctx, r.ProjectID)
-	if err != nil {
-		return err
-	}
-	for _, sp := range spares {
-		if sp.VolumeID == r.State.VolumeID && sp.State == pgbough.SpareFilling {
-			sp.State, sp.ReadyAt = pgbough.SpareReady, time.Now()
-			err = s.catalog.PutSpare(ctx, sp)
-			s.warm(ctx, sp)
+	var ready *pgbough.Spare
+	err := s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		spares, err := tx.Spares(r.ProjectID)
+		if err != nil {
+			return err
 		}
+		for _, sp := range spares {
+			if sp.VolumeID == r.State.VolumeID && sp.State == pgbough.SpareFilling {
+				sp.State, sp.ReadyAt = pgbough.SpareReady, time.Now()
+				ready = &sp
+				return tx.PutSpare(sp)
+			}
+		}
+		return nil
+	})
+	if err == nil && ready != nil {
+		s.warm(ctx, *ready)
 	}
+	s.mu.Lock()
+	delete(s.trouble, r.ProjectID)
+	s.mu.Unlock()
 	s.announce(r.ProjectID)
 	return err
 }

@@ -3,6 +3,8 @@ package branch
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/replication"
 	"github.com/pgbough/pgbough/internal/source"
+	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // Check looks at everything that Attach would need, and changes nothing.
@@ -38,7 +41,7 @@ func (s *Service) check(ctx context.Context, req pgbough.CheckRequest) (source.R
 	}
 	return source.Check(ctx, source.CheckOptions{
 		ConnString: req.ConnString, Database: req.Database, Role: req.Role, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot,
-		RestoreCommand: req.RestoreCommand, PoolFree: space.Free, Log: s.log,
+		RestoreCommand: req.RestoreCommand, PoolFree: &space.Free, PoolCopies: s.pool.Kind() == volume.KindCopy, Spare: spareNeed, Log: s.log,
 	}), nil
 }
 
@@ -53,7 +56,10 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 		return pgbough.Project{}, none, pgbough.Errorf(pgbough.EInvalid, "--restore-command is not in this version").
 			WithHint("attach with a slot: set max_slot_wal_keep_size on production, or accept an unlimited one with --accept-unlimited-slot")
 	}
-	if _, err := s.catalog.Project(ctx, req.Name); err == nil {
+	if p, err := s.catalog.Project(ctx, req.Name); err == nil {
+		if op, ok, err := s.attaching(ctx, p, req); ok || err != nil {
+			return hide(p), op, err
+		}
 		return pgbough.Project{}, none, pgbough.Errorf(pgbough.EConflict, "there is a project %s already", req.Name).
 			WithHint("choose another name, or remove it: pgbough project delete %s", req.Name)
 	}
@@ -77,7 +83,7 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 	if p.DefaultDatabase == "" {
 		p.DefaultDatabase = databaseOf(req.ConnString)
 	}
-	if p.DefaultRole == "" {
+	if p.DefaultRole == "" { // check has made sure that it may log in
 		for _, d := range f.Databases {
 			if d.Name == p.DefaultDatabase {
 				p.DefaultRole = d.Owner
@@ -93,6 +99,21 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 		return pgbough.Project{}, none, err
 	}
 	return hide(p), op, nil
+}
+
+// attaching is the attach that goes on already for the same request: who broke
+// off waiting for it asks again, and waits on.
+func (s *Service) attaching(ctx context.Context, p pgbough.Project, req pgbough.AttachRequest) (pgbough.Operation, bool, error) {
+	if p.Source.ConnString != req.ConnString {
+		return pgbough.Operation{}, false, nil
+	}
+	ops, err := s.catalog.Unfinished(ctx)
+	for _, op := range ops {
+		if op.ProjectID == p.ID && op.Kind == "attach_project" && op.Status == pgbough.OperationRunning {
+			return op, true, nil
+		}
+	}
+	return pgbough.Operation{}, false, err
 }
 
 // refusal is the error of an attach whose check found something failing.
@@ -118,7 +139,7 @@ func refusal(report source.Report) error {
 	if code == "" {
 		code = pgbough.EConflict
 	}
-	return pgbough.Errorf(code, "this production cannot be attached yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
+	return pgbough.Errorf(code, "this production cannot be followed yet: %s", strings.Join(failed, "; ")).WithHint("%s", hint)
 }
 
 func databaseOf(connString string) string {
@@ -183,16 +204,31 @@ func (s *Service) SetSource(ctx context.Context, project string, req pgbough.Sou
 	if err != nil {
 		return p, none, err
 	}
-	if err := s.adoptSource(ctx, p, req.ConnString); err != nil {
-		return p, none, err
-	}
 	dial, err := replication.Dialer(req.ConnString, applicationName)
 	if err != nil {
 		return p, none, err
 	}
-	p.Source.ConnString = req.ConnString
-	if err := s.catalog.UpdateProject(ctx, p); err != nil {
+	if err := s.sameSource(ctx, p, req.ConnString, func(*pgconn.PgConn) error { return nil }); err != nil {
 		return p, none, err
+	}
+	if err := s.followable(ctx, p, req); err != nil {
+		return p, none, err
+	}
+	// The catalog first: wherever this ends, a slot is only on a server that the
+	// catalog names, so deleting the project drops it, and doing this again makes it.
+	old := p.Source.ConnString
+	if p, err = s.keepSource(ctx, p, req.ConnString); err != nil {
+		return p, none, err
+	}
+	err = s.sameSource(ctx, p, req.ConnString, func(conn *pgconn.PgConn) error {
+		if p.Source.Slot == "" {
+			return nil
+		}
+		return replication.EnsureSlot(ctx, conn, p.Source.Slot)
+	})
+	if err != nil {
+		_, kept := s.keepSource(context.WithoutCancel(ctx), p, old)
+		return p, none, errors.Join(err, kept)
 	}
 	if err := f.SetSource(req.ConnString, dial); err != nil {
 		return p, none, err
@@ -200,9 +236,16 @@ func (s *Service) SetSource(ctx context.Context, project string, req pgbough.Sou
 	return hide(p), none, nil
 }
 
-// adoptSource makes sure that a connection string leads to the production that
-// the project follows, and that our slot is there.
-func (s *Service) adoptSource(ctx context.Context, p pgbough.Project, connString string) error {
+func (s *Service) keepSource(ctx context.Context, p pgbough.Project, connString string) (pgbough.Project, error) {
+	return s.catalog.ChangeProject(ctx, p.ID, func(p *pgbough.Project) error {
+		p.Source.ConnString = connString
+		return nil
+	})
+}
+
+// sameSource makes sure that a connection string leads to the production that the
+// project follows, and runs f with a replication connection to it.
+func (s *Service) sameSource(ctx context.Context, p pgbough.Project, connString string, f func(*pgconn.PgConn) error) error {
 	conn, err := replication.Connect(ctx, connString, applicationName)
 	if err != nil {
 		return err
@@ -220,10 +263,21 @@ func (s *Service) adoptSource(ctx context.Context, p pgbough.Project, connString
 		return pgbough.Errorf(pgbough.EConflict, "this server is a standby, not the primary").
 			WithHint("name the server that takes writes now")
 	}
-	if p.Source.Slot == "" {
-		return nil
+	return f(conn)
+}
+
+// followable holds a server that production moved to to the rules of attach
+// that are about following it.
+func (s *Service) followable(ctx context.Context, p pgbough.Project, req pgbough.SourceRequest) error {
+	rules := []string{
+		"connection", "server", "primary", "replication_role", "read_settings", "replication_connection", "wal_level",
+		"replication_slots", "max_slot_wal_keep_size", "synchronous_standby_names",
 	}
-	return replication.EnsureSlot(ctx, conn, p.Source.Slot)
+	report := source.Check(ctx, source.CheckOptions{
+		ConnString: req.ConnString, SlotName: p.Source.Slot, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot || p.Source.AcceptUnlimitedSlot, Log: s.log,
+	})
+	report.Findings = slices.DeleteFunc(report.Findings, func(f pgbough.Finding) bool { return !slices.Contains(rules, f.Name) })
+	return refusal(report)
 }
 
 // applicationName is how production lists us.
@@ -279,6 +333,11 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 			return tx.SetSuspendAfter(b.ID, *req.SuspendAfter)
 		}),
 	})
+	if pgbough.ErrorCode(err) == pgbough.EConflict && req.Reuse { // somebody else has just asked for it
+		if created, ok, err := s.reuse(ctx, p, req.Name); ok || err != nil {
+			return created, err
+		}
+	}
 	if err != nil {
 		return none, err
 	}

@@ -43,7 +43,7 @@ type Options struct {
 	SuspendAfter time.Duration
 	MaxAwake     int      // how many computes may be awake; 0 is any number
 	Endpoint     Endpoint // where clients reach all branches
-	Image        string // the pool's image file, for the status
+	Image        string   // the pool's image file, for the status
 	Version      string
 	Log          *slog.Logger
 	Failpoint    func(string)
@@ -76,6 +76,8 @@ type Service struct {
 	computes   *compute.Computes
 	log        *slog.Logger
 
+	stuck error // operations that could not be resumed; fixed by reconcile
+
 	ctx    context.Context // the life of the service's own goroutines
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -85,6 +87,7 @@ type Service struct {
 	wake      map[string]chan struct{}      // wakes the keeper of a project
 	ready     map[string]chan struct{}      // closed when a spare of the project becomes ready
 	settling  map[string]context.CancelFunc // by branch id
+	trouble   map[string]trouble            // by project id: refills that failed since the last that did not
 
 	knownSettings map[int]postgres.Known        // by major version
 	installations map[int]postgres.Installation // by major version, as the server found them first
@@ -112,6 +115,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		wake:      map[string]chan struct{}{},
 		ready:     map[string]chan struct{}{},
 		settling:  map[string]context.CancelFunc{},
+		trouble:   map[string]trouble{},
 
 		knownSettings: map[int]postgres.Known{},
 		installations: map[int]postgres.Installation{},
@@ -121,8 +125,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
 		s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {
-		cancel()
-		return nil, err
+		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx), true))
 	}
 	s.wg.Go(s.sweep)
 	s.wg.Go(s.guardDisk)
@@ -201,7 +204,7 @@ func (s *Service) follow(ctx context.Context, p pgbough.Project, rootVolume stri
 	cfg.Standby = true
 	cfg.Limits = postgres.Limits{Favoured: true}
 	log := s.log.With("project", p.Name)
-	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, Log: log})
+	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, SystemID: p.Source.SystemID, Log: log})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package branch
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -24,7 +26,26 @@ func (s *Service) rootSettings(p pgbough.Project, in postgres.Inside, rows []pos
 	}
 	plan, _ := s.preload(p, rows)
 	return postgres.File("pgbough: the follower of project "+p.Name,
-		postgres.Floor(rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan, streaming(in, p.Source.Slot))
+		postgres.Floor(rows), ours(s.memory, p.Source.Major), quarantine.Settings(p.Source.Major), plan, streaming(in, p.Source.Slot), kept(rows))
+}
+
+// leastKept is how much WAL a follower keeps at least, in MB.
+const leastKept = 1024
+
+// kept is the WAL that a follower keeps for the spares that are being filled.
+// Before a clone of it streams, it replays what lies between two of production's
+// checkpoints, at most some max_wal_size; production writes no more than that
+// meanwhile, or the spare would never catch up. Without it the restartpoint at
+// the end of a checkpoint that began after the clone took away what the clone
+// needs next. A branch keeps none: its WAL holds what quarantine cut out.
+func kept(rows []postgres.Setting) []postgres.Param {
+	size := int64(leastKept)
+	for _, r := range rows {
+		if n, err := strconv.ParseInt(r.Value, 10, 64); err == nil && r.Name == "max_wal_size" { // its unit is MB
+			size = max(size, n)
+		}
+	}
+	return []postgres.Param{{Name: "wal_keep_size", Value: strconv.FormatInt(size, 10) + "MB"}}
 }
 
 // spareSettings are what a spare is started with: all that the branch needs
@@ -68,11 +89,22 @@ func (s *Service) behaviour(p pgbough.Project, rows []postgres.Setting) []postgr
 		s.log.ErrorContext(s.ctx, "production's settings are not carried over", "project", p.Name, "err", err)
 		return nil
 	}
-	params, left := postgres.Behaviour(rows, known)
-	for _, l := range left {
-		s.log.DebugContext(s.ctx, "a setting of production is not carried over", "setting", l.Name, "reason", l.Reason)
-	}
+	params, _ := postgres.Behaviour(rows, known)
 	return params
+}
+
+// leftOut are the settings of production that a branch should have and has not.
+func (s *Service) leftOut(p pgbough.Project, rows []postgres.Setting) ([]pgbough.Difference, error) {
+	known, err := s.known(p.Source.Major)
+	if err != nil {
+		return nil, err
+	}
+	_, left := postgres.Behaviour(rows, known)
+	var out []pgbough.Difference
+	for _, l := range left {
+		out = append(out, pgbough.Difference{Kind: "setting", Object: l.Name, Action: "not carried over", Reason: l.Reason})
+	}
+	return out, nil
 }
 
 // known are the settings of the installation of a major version, asked for once.
@@ -133,7 +165,7 @@ func ours(m Memory, major int) []postgres.Param {
 	}
 	if major >= 15 {
 		// It reads blocks that replay overwrites with full pages anyway: on a
-		// fresh clone it nearly doubles the time (docs/benchmarks.md).
+		// fresh clone it only costs time.
 		params = append(params, postgres.Param{Name: "recovery_prefetch", Value: "off"})
 	}
 	if major >= 18 {
@@ -162,10 +194,15 @@ func fromNouns(rows []pgbough.Setting) []postgres.Setting {
 }
 
 // toNouns are settings to keep in the catalog: those that are not defaults, and
-// none that may hold a credential.
+// no value that may be a credential.
 func toNouns(rows []postgres.Setting) []pgbough.Setting {
 	var out []pgbough.Setting
 	for _, r := range rows {
+		if postgres.SecretName(r.Name) && strings.Contains(r.Name, ".") {
+			r.Value = "" // the name is for the list of what a branch lacks
+			out = append(out, pgbough.Setting(r))
+			continue
+		}
 		if r.Source != "default" && !postgres.SecretName(r.Name) || postgres.IsFloor(r.Name) {
 			out = append(out, pgbough.Setting(r))
 		}

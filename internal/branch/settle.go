@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
-	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/quarantine"
 )
@@ -54,12 +53,9 @@ func (s *Service) settle(ctx context.Context, p pgbough.Project, b pgbough.Branc
 	if err := postgres.SyncAll(server.Config().DataDir, time.Time{}); err != nil {
 		return err
 	}
-	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
-		if b, err = tx.Branch(p.ID, b.ID); err != nil {
-			return err
-		}
+	b, err = s.catalog.ChangeBranch(ctx, p.ID, b.ID, func(b *pgbough.Branch) error {
 		b.Settled = true
-		return tx.UpdateBranch(b)
+		return nil
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/compute"
 	"github.com/pgbough/pgbough/internal/volume"
 	"github.com/pgbough/pgbough/internal/volume/disk"
@@ -18,12 +19,19 @@ import (
 
 // Status is the whole server at this moment.
 func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
+	entries, err := s.pool.List() // before the catalog, as in Pool
+	if err != nil {
+		return pgbough.Status{}, fmt.Errorf("list the pool: %w", err)
+	}
+	owners, err := s.owners(ctx)
+	if err != nil {
+		return pgbough.Status{}, err
+	}
 	projects, err := s.catalog.Projects(ctx)
 	if err != nil {
 		return pgbough.Status{}, err
 	}
 	st := pgbough.Status{Version: s.version}
-	known := map[string]bool{}
 	for _, p := range projects {
 		ps := pgbough.ProjectStatus{Project: hide(p), Wanted: s.wanted}
 		if f, err := s.followerOf(p.ID); err == nil {
@@ -39,22 +47,9 @@ func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
 			return st, err
 		}
 		ps.Branches = len(branches)
-		for _, b := range branches {
-			known[b.VolumeID] = true
-		}
-		for _, sp := range ps.Spares {
-			known[sp.VolumeID] = true
-		}
 		st.Projects = append(st.Projects, ps)
 	}
-	unfinished, err := s.catalog.Unfinished(ctx)
-	if err != nil {
-		return st, err
-	}
-	for _, op := range unfinished {
-		known[volumeOf(op)] = true
-	}
-	st.Notes = s.notes(ctx, known)
+	st.Notes = s.notes(ctx, entries, owners)
 	st.Pool, err = s.space()
 	return st, err
 }
@@ -83,13 +78,15 @@ func (s *Service) Pool(ctx context.Context) (pgbough.PoolStatus, error) {
 	if err != nil {
 		return st, err
 	}
-	owners, err := s.owners(ctx)
-	if err != nil {
-		return st, err
-	}
+	// In this order: the catalog knows a volume before it is made, so one that is
+	// here and not in the catalog afterwards is nobody's, now and for ever.
 	entries, err := s.pool.List()
 	if err != nil {
 		return st, fmt.Errorf("list the pool: %w", err)
+	}
+	owners, err := s.owners(ctx)
+	if err != nil {
+		return st, err
 	}
 	for _, e := range entries {
 		v := pgbough.VolumeStatus{ID: e.ID, Role: string(e.Volume.Role), Project: e.Volume.Project}
@@ -118,41 +115,50 @@ func (s *Service) ResizePool(ctx context.Context, size int64) (pgbough.PoolStatu
 	return s.space()
 }
 
-// owners are all volumes that the catalog knows, with the name of their branch.
+// owners are all volumes that the catalog knows at one moment, with the name of
+// their branch.
 func (s *Service) owners(ctx context.Context) (map[string]string, error) {
 	out := map[string]string{}
-	projects, err := s.catalog.Projects(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range projects {
-		branches, err := s.catalog.Branches(ctx, p.ID)
+	err := s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+		ops, err := tx.Unfinished()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, b := range branches {
-			out[b.VolumeID] = b.Name
-		}
-		spares, err := s.catalog.Spares(ctx, p.ID)
-		if err != nil {
-			return nil, err
-		}
-		for _, sp := range spares {
-			out[sp.VolumeID] = ""
-		}
-	}
-	ops, err := s.catalog.Unfinished(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, op := range ops {
-		if id := volumeOf(op); id != "" {
-			if _, ok := out[id]; !ok {
+		for _, op := range ops {
+			if id := volumeOf(op); id != "" {
 				out[id] = ""
 			}
 		}
+		projects, err := tx.Projects()
+		if err != nil {
+			return err
+		}
+		for _, p := range projects {
+			if err := ownersOf(tx, p, out); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func ownersOf(tx *catalog.Tx, p pgbough.Project, out map[string]string) error {
+	spares, err := tx.Spares(p.ID)
+	if err != nil {
+		return err
 	}
-	return out, nil
+	for _, sp := range spares {
+		out[sp.VolumeID] = ""
+	}
+	branches, err := tx.Branches(p.ID)
+	if err != nil {
+		return err
+	}
+	for _, b := range branches {
+		out[b.VolumeID] = b.Name
+	}
+	return nil
 }
 
 // Prune removes the volumes that neither the catalog nor an unfinished
@@ -162,12 +168,22 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) ([]pgbough.VolumeStatu
 	if err != nil {
 		return nil, err
 	}
-	unknown := slices.DeleteFunc(st.Volumes, func(v pgbough.VolumeStatus) bool { return v.Known })
+	left, err := s.pool.List() // one that was being removed then is gone now
+	if err != nil {
+		return nil, fmt.Errorf("list the pool: %w", err)
+	}
+	unknown := slices.DeleteFunc(st.Volumes, func(v pgbough.VolumeStatus) bool {
+		return v.Known || !slices.ContainsFunc(left, func(e volume.Entry) bool { return e.ID == v.ID })
+	})
 	if dryRun {
 		return unknown, nil
 	}
 	for _, v := range unknown {
-		if _, running, err := s.launcher.Find(ctx, v.ID); err != nil || running {
+		_, running, err := s.launcher.Find(ctx, v.ID)
+		if err != nil {
+			return nil, fmt.Errorf("look whether a Postgres runs on volume %s: %w", v.ID, err)
+		}
+		if running {
 			return nil, pgbough.Errorf(pgbough.EConflict, "a Postgres still runs on volume %s, so it is not removed", v.ID).
 				WithHint("stop the server that owns it")
 		}
@@ -432,11 +448,28 @@ func (t *tail) Read(b []byte) (int, error) {
 		if n > 0 || err != nil && err != io.EOF {
 			return n, err
 		}
+		if err := t.again(); err != nil {
+			return 0, err
+		}
 		pause(t.ctx, 200*time.Millisecond)
 		if t.ctx.Err() != nil {
 			return 0, io.EOF
 		}
 	}
+}
+
+// again goes to the start of a log that has begun anew (capLog).
+func (t *tail) again() error {
+	at, err := t.file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	info, err := t.file.Stat()
+	if err != nil || info.Size() >= at {
+		return err
+	}
+	_, err = t.file.Seek(0, io.SeekStart)
+	return err
 }
 
 func (t *tail) Close() error { return t.file.Close() }

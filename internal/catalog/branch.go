@@ -137,10 +137,20 @@ func (c *Catalog) CreateBranch(ctx context.Context, b pgbough.Branch) error {
 	return c.Tx(ctx, func(tx *Tx) error { return tx.CreateBranch(b) })
 }
 
-// UpdateBranch is Tx.UpdateBranch in a transaction of its own. Who changes what
-// was read before does both in one Tx, lest another change is lost.
-func (c *Catalog) UpdateBranch(ctx context.Context, b pgbough.Branch) error {
-	return c.Tx(ctx, func(tx *Tx) error { return tx.UpdateBranch(b) })
+// ChangeBranch applies change to a branch as it is now, and returns what it has
+// become: reading and writing are one transaction, so that no other change is
+// lost. An error of change leaves the branch as it is.
+func (c *Catalog) ChangeBranch(ctx context.Context, projectID, id string, change func(*pgbough.Branch) error) (b pgbough.Branch, err error) {
+	err = c.Tx(ctx, func(tx *Tx) error {
+		if b, err = tx.Branch(projectID, id); err != nil {
+			return err
+		}
+		if err := change(&b); err != nil {
+			return err
+		}
+		return tx.UpdateBranch(b)
+	})
+	return b, err
 }
 
 // DeleteBranch is Tx.DeleteBranch in a transaction of its own.

@@ -180,6 +180,31 @@ func (c *Catalog) write(ctx context.Context, db *sql.DB, f func(*Tx) error) erro
 	return nil
 }
 
+// PoolID is the pool that this catalog's volumes are in; empty until SetPoolID.
+func (c *Catalog) PoolID(ctx context.Context) (string, error) {
+	var id []byte
+	err := c.reader.QueryRowContext(ctx, "SELECT (SELECT value FROM meta WHERE name = 'pool')").Scan(&id)
+	if err != nil {
+		return "", fmt.Errorf("read which pool the catalog belongs to: %w", err)
+	}
+	return string(id), nil
+}
+
+// SetPoolID keeps which pool this catalog belongs to, for good: another one is an EConflict.
+func (c *Catalog) SetPoolID(ctx context.Context, id string) error {
+	return c.Tx(ctx, func(tx *Tx) error {
+		var kept []byte
+		err := tx.q.QueryRowContext(tx.ctx, "INSERT INTO meta (name, value) VALUES ('pool', ?) ON CONFLICT (name) DO UPDATE SET value = value RETURNING value", []byte(id)).Scan(&kept)
+		if err != nil {
+			return fmt.Errorf("write which pool the catalog belongs to: %w", err)
+		}
+		if string(kept) != id {
+			return pgbough.Errorf(pgbough.EConflict, "the catalog belongs to pool %s, not %s", kept, id)
+		}
+		return nil
+	})
+}
+
 // read is for reads of one statement, which see what is committed.
 func (c *Catalog) read(ctx context.Context) *Tx { return &Tx{ctx: ctx, box: c.box, q: c.reader} }
 

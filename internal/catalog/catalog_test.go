@@ -124,7 +124,7 @@ func TestProjects(t *testing.T) {
 	must(t, c.CreateProject(ctx, zero))
 	changed := filled[pgbough.Project]()
 	changed.ID, changed.Name = "zero", "changed"
-	must(t, c.UpdateProject(ctx, changed))
+	must(t, updateProject(ctx, c, changed))
 	must(t, c.Close())
 
 	c = open(t, dir)
@@ -137,8 +137,8 @@ func TestProjects(t *testing.T) {
 
 	wantCode(t, "same name", c.CreateProject(ctx, pgbough.Project{ID: "x", Name: full.Name}), pgbough.EConflict)
 	changed.Name = full.Name
-	wantCode(t, "rename to a name that is taken", c.UpdateProject(ctx, changed), pgbough.EConflict)
-	wantCode(t, "update nothing", c.UpdateProject(ctx, pgbough.Project{ID: "none"}), pgbough.ENotFound)
+	wantCode(t, "rename to a name that is taken", updateProject(ctx, c, changed), pgbough.EConflict)
+	wantCode(t, "update nothing", updateProject(ctx, c, pgbough.Project{ID: "none"}), pgbough.ENotFound)
 	_, err = c.Project(ctx, "none")
 	wantCode(t, "find nothing", err, pgbough.ENotFound)
 
@@ -170,12 +170,12 @@ func TestBranches(t *testing.T) {
 	must(t, c.CreateBranch(ctx, small))
 	changed := filled[pgbough.Branch]()
 	changed.ID, changed.ProjectID, changed.ParentID, changed.Name, changed.EndpointID = small.ID, p.ID, full.ID, "changed", "ep-changed"
-	must(t, c.UpdateBranch(ctx, changed))
+	must(t, updateBranch(ctx, c, changed))
 	got, err = c.Branch(ctx, p.ID, small.ID)
 	must(t, err)
 	equal(t, "updated", got, changed)
 	changed.EndpointID = "ep-again"
-	must(t, c.UpdateBranch(ctx, changed), c.UpdateBranch(ctx, changed))
+	must(t, updateBranch(ctx, c, changed), updateBranch(ctx, c, changed))
 	if got, _ = c.Branch(ctx, p.ID, small.ID); got.EndpointID != "ep-again" {
 		t.Errorf("endpoint %q", got.EndpointID)
 	}
@@ -190,7 +190,7 @@ func TestBranches(t *testing.T) {
 	wantCode(t, "no such parent", c.CreateBranch(ctx, branch(p, "br-none", "x")), pgbough.ENotFound)
 	wantCode(t, "no such project", c.CreateBranch(ctx, branch(project("z"), "", "x")), pgbough.ENotFound)
 	wantCode(t, "in another project", second(c.Branch(ctx, q.ID, full.ID)), pgbough.ENotFound)
-	wantCode(t, "update nothing", c.UpdateBranch(ctx, branch(p, "", "none")), pgbough.ENotFound)
+	wantCode(t, "update nothing", updateBranch(ctx, c, branch(p, "", "none")), pgbough.ENotFound)
 
 	err = c.DeleteBranch(ctx, full.ID)
 	wantCode(t, "delete a parent", err, pgbough.EConflict)
@@ -476,5 +476,27 @@ func TestOpen(t *testing.T) {
 	must(t, open(t, odd).Close())
 	if info, err := os.Stat(filepath.Join(odd, "catalog.db")); err != nil || info.Size() == 0 {
 		t.Errorf("in a directory with an odd name: %v, %v", info, err)
+	}
+}
+
+func updateProject(ctx context.Context, c *Catalog, p pgbough.Project) error {
+	return c.Tx(ctx, func(tx *Tx) error { return tx.UpdateProject(p) })
+}
+
+func updateBranch(ctx context.Context, c *Catalog, b pgbough.Branch) error {
+	return c.Tx(ctx, func(tx *Tx) error { return tx.UpdateBranch(b) })
+}
+
+func TestPoolID(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	if id, err := c.PoolID(t.Context()); id != "" || err != nil {
+		t.Errorf("a new catalog belongs to pool %q (%v)", id, err)
+	}
+	must(t, c.SetPoolID(t.Context(), "pool-a"), c.SetPoolID(t.Context(), "pool-a"))
+	wantCode(t, "another pool", c.SetPoolID(t.Context(), "pool-b"), pgbough.EConflict)
+	must(t, c.Close())
+	if id, err := open(t, dir).PoolID(t.Context()); id != "pool-a" || err != nil {
+		t.Errorf("opened again it belongs to pool %q (%v)", id, err)
 	}
 }

@@ -27,7 +27,7 @@ func TestEndpoints(t *testing.T) {
 	logins := []pgbough.Login{{Role: "app", Verifier: "SCRAM-SHA-256$topsecret5", ValidUntil: at}, {Role: "group"}}
 	must(t, c.SetAsleep(ctx, b.ID, []pgbough.Login{{Role: "old", Verifier: "md5"}}, at), c.SetAsleep(ctx, b.ID, logins, at))
 	must(t, c.NoteFailure(ctx, b.ID, at, "first"), c.NoteFailure(ctx, b.ID, at.Add(time.Hour), "second"))
-	must(t, c.Tx(ctx, func(tx *Tx) error { return tx.SetSuspendAfter(b.ID, time.Minute) }), c.UpdateBranch(ctx, b))
+	must(t, c.Tx(ctx, func(tx *Tx) error { return tx.SetSuspendAfter(b.ID, time.Minute) }), updateBranch(ctx, c, b))
 	all, err := c.Endpoints(ctx, p.ID)
 	must(t, err)
 	want = pgbough.Endpoint{

@@ -84,7 +84,12 @@ func (c *Catalog) Operation(ctx context.Context, id string) (pgbough.Operation, 
 
 // Unfinished are all operations that are not done, the oldest first.
 func (c *Catalog) Unfinished(ctx context.Context) ([]pgbough.Operation, error) {
-	list, err := all(c.read(ctx), scanOperation, "SELECT "+operationColumns+" FROM operations WHERE done = 0 ORDER BY seq")
+	return c.read(ctx).Unfinished()
+}
+
+// Unfinished are all operations that are not done, the oldest first.
+func (tx *Tx) Unfinished() ([]pgbough.Operation, error) {
+	list, err := all(tx, scanOperation, "SELECT "+operationColumns+" FROM operations WHERE done = 0 ORDER BY seq")
 	if err != nil {
 		return nil, fmt.Errorf("read the unfinished operations: %w", err)
 	}

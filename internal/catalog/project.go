@@ -122,10 +122,18 @@ func (c *Catalog) CreateProject(ctx context.Context, p pgbough.Project) error {
 	return c.Tx(ctx, func(tx *Tx) error { return tx.CreateProject(p) })
 }
 
-// UpdateProject is Tx.UpdateProject in a transaction of its own. Who changes
-// what was read before does both in one Tx, lest another change is lost.
-func (c *Catalog) UpdateProject(ctx context.Context, p pgbough.Project) error {
-	return c.Tx(ctx, func(tx *Tx) error { return tx.UpdateProject(p) })
+// ChangeProject is as ChangeBranch, for a project.
+func (c *Catalog) ChangeProject(ctx context.Context, id string, change func(*pgbough.Project) error) (p pgbough.Project, err error) {
+	err = c.Tx(ctx, func(tx *Tx) error {
+		if p, err = tx.Project(id); err != nil {
+			return err
+		}
+		if err := change(&p); err != nil {
+			return err
+		}
+		return tx.UpdateProject(p)
+	})
+	return p, err
 }
 
 // DeleteProject is Tx.DeleteProject in a transaction of its own.

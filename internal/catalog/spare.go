@@ -56,6 +56,18 @@ func (tx *Tx) TakeSpareVolume(volumeID, by string) (bool, error) {
 	return ok, err
 }
 
+// TakenSpare is the spare that by has taken, or false.
+func (tx *Tx) TakenSpare(by string) (pgbough.Spare, bool, error) {
+	s, err := scanSpare(tx, tx.q.QueryRowContext(tx.ctx, "SELECT "+spareColumns+" FROM spares WHERE state = 'taken' AND taken_by = ?", by).Scan)
+	if isNoRows(err) {
+		return pgbough.Spare{}, false, nil
+	}
+	if err != nil {
+		return pgbough.Spare{}, false, fmt.Errorf("find the spare that %s has taken: %w", by, err)
+	}
+	return s, true, nil
+}
+
 // take gives the spare that which selects (?1 is by, ?2 is arg).
 func (tx *Tx) take(by, which, arg string) (pgbough.Spare, bool, error) {
 	if by == "" {
@@ -94,6 +106,11 @@ func (c *Catalog) Spares(ctx context.Context, projectID string) ([]pgbough.Spare
 func (c *Catalog) TakeSpare(ctx context.Context, projectID, by string) (s pgbough.Spare, ok bool, err error) {
 	err = c.Tx(ctx, func(tx *Tx) error { s, ok, err = tx.TakeSpare(projectID, by); return err })
 	return s, ok && err == nil, err
+}
+
+// TakenSpare is the spare that by has taken, or false.
+func (c *Catalog) TakenSpare(ctx context.Context, by string) (pgbough.Spare, bool, error) {
+	return c.read(ctx).TakenSpare(by)
 }
 
 // TakeSpareVolume is Tx.TakeSpareVolume in a transaction of its own.

@@ -197,7 +197,8 @@ func (f *Follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > time.Minute {
+		steady := time.Since(began) > time.Minute
+		if steady {
 			pause = time.Second
 		}
 		reason := "its Postgres was restarted"
@@ -210,16 +211,17 @@ func (f *Follower) run(ctx context.Context) {
 			state = pgbough.FollowerBroken
 		}
 		f.set(func(s *pgbough.FollowerStatus) { s.State, s.Reason = state, reason })
-		if err != nil && !wait(ctx, pause) {
+		if err == nil && steady {
+			continue
+		}
+		if !wait(ctx, pause) {
 			return
 		}
-		if err != nil {
-			pause = min(2*pause, maxRetryPause)
-		}
+		pause = min(2*pause, maxRetryPause)
 	}
 }
 
-// live is one life of the standby. Nil asks for another at once.
+// live is one life of the standby. Nil asks for another.
 func (f *Follower) live(ctx context.Context) error {
 	cfg := f.opts.Config
 	var rows []postgres.Setting
@@ -271,7 +273,7 @@ func (f *Follower) watch(ctx context.Context, s *Standby) (restart bool, err err
 		m, serr := f.opts.Source.Position(ctx) // before the standby: so that no lag is seen where there is none
 		p, perr := s.Position(ctx)
 		if perr == nil {
-			if p.Paused {
+			if p.Paused && f.raised(ctx) {
 				return true, nil
 			}
 			f.look(ctx, s, p, m, serr)
@@ -286,6 +288,13 @@ func (f *Follower) watch(ctx context.Context, s *Standby) (restart bool, err err
 		case <-ticker.C:
 		}
 	}
+}
+
+// raised tells whether production can be asked for the setting that it raised
+// above the standby's: a restart with the old ones would pause at the same record.
+func (f *Follower) raised(ctx context.Context) bool {
+	_, err := f.opts.Source.Now(ctx)
+	return err == nil
 }
 
 // look takes in where the standby and production are, and checkpoints where
@@ -326,7 +335,7 @@ func (f *Follower) lag(replay pgbough.LSN, now time.Time) float64 {
 			continue
 		}
 		if i == len(f.asked)-1 {
-			return 0
+			return now.Sub(old.at).Seconds() // 0 while production answers
 		}
 		next := f.asked[i+1]
 		part := float64(replay.Sub(old.lsn)) / float64(next.lsn.Sub(old.lsn))
@@ -340,12 +349,17 @@ func (f *Follower) lag(replay pgbough.LSN, now time.Time) float64 {
 
 // judge says in words why a standby does not stream. What production or its own
 // log tells of a position that can never be reached means it is broken.
+// What was logged before it last streamed is over.
 func (f *Follower) judge(s *Standby, p Position) (pgbough.FollowerState, string) {
-	if p.Receiving {
+	if p.Receiving && !p.Paused {
+		s.logged = logSize(s.Config())
 		return pgbough.FollowerStreaming, ""
 	}
+	if p.Paused {
+		return pgbough.FollowerDisconnected, "production raised a setting that replay needs, and cannot be asked for it now"
+	}
 	rs := s.Relay.Status()
-	tail := postgres.LogTail(s.Config().LogFile(), 12)
+	tail := postgres.LogTailAfter(s.Config().LogFile(), s.logged, 12)
 	again := "attach it again: pgbough project delete, then pgbough attach"
 	switch {
 	case strings.Contains(tail, "has already been removed"), strings.Contains(tail, "can no longer get changes from replication slot"),

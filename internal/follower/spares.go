@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -49,15 +50,41 @@ func (f *Follower) Spare(id string) (*Standby, bool) {
 	}
 }
 
-// Usable tells whether a ready spare still can become a branch: it runs, and its
-// replay has not stopped at a setting that production raised above its own (facts 6).
+// upstreamGrace is how long a spare may be without its stream while the follower
+// serves: a connection that was lost is made again within a second.
+const upstreamGrace = 30 * time.Second
+
+// Usable tells whether a ready spare still can become a branch: it runs, its
+// replay has not stopped at a setting that production raised above its own
+// (facts 6), and it streams, but for moments.
 func (f *Follower) Usable(ctx context.Context, id string) bool {
 	s, ok := f.Spare(id)
 	if !ok {
 		return false
 	}
 	p, err := s.Position(ctx)
-	return err != nil || !p.Paused // one that does not answer now is asked again later
+	if err != nil {
+		return true // one that does not answer now is asked again later
+	}
+	st := f.Status().State
+	serves := st == pgbough.FollowerStreaming || st == pgbough.FollowerDisconnected
+	return s.usable(p, serves, time.Now())
+}
+
+// usable takes in where a spare is at a time. upstream tells whether the
+// follower serves it.
+func (s *Standby) usable(p Position, upstream bool, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case p.Paused:
+		return false
+	case p.Receiving || !upstream:
+		s.silent = time.Time{}
+	case s.silent.IsZero():
+		s.silent = now
+	}
+	return s.silent.IsZero() || now.Sub(s.silent) < upstreamGrace
 }
 
 // ReleaseSpare gives the Postgres of a promoted spare away: it is a branch's
@@ -109,6 +136,9 @@ func (f *Follower) CatchUp(ctx context.Context, s *Standby, report func(done, to
 			if p.Receiving && p.Replay >= target {
 				return nil
 			}
+			if err := stuck(s, p); err != nil {
+				return err
+			}
 			report(max(0, p.Replay.Sub(p.Redo)), max(0, target.Sub(p.Redo)))
 		}
 		select {
@@ -120,6 +150,21 @@ func (f *Follower) CatchUp(ctx context.Context, s *Standby, report func(done, to
 		}
 	}
 }
+
+// stuck is why a spare that is being filled can never catch up.
+func stuck(s *Standby, p Position) error {
+	switch {
+	case p.Paused:
+		return pgbough.Errorf(pgbough.EConflict, "the spare's replay stopped: production raised a setting above the one it was started with")
+	case !p.Receiving && strings.Contains(postgres.LogTail(s.Config().LogFile(), 3), walRemoved):
+		return pgbough.Errorf(pgbough.EConflict, "the follower no longer has the WAL that the spare needs next")
+	}
+	return nil
+}
+
+// walRemoved is what a walsender says of WAL that is asked for and gone
+// (walsender.c), and a walreceiver's log repeats.
+const walRemoved = "has already been removed"
 
 // Scrub takes out of a fresh clone of a running standby what belongs to the
 // original alone: its lock file and its replication slots (facts 8). The

@@ -26,9 +26,12 @@ type Standby struct {
 	*postgres.Server
 	Relay *replication.Relay
 	log   *slog.Logger
+	// logged is how long its log was when it last streamed, or began under our eyes. Only the follower's watch uses it.
+	logged int64
 
-	mu   sync.Mutex // guards conn, which serves one question at a time
-	conn *pgx.Conn
+	mu     sync.Mutex // guards conn, which serves one question at a time, and silent
+	conn   *pgx.Conn
+	silent time.Time // since when a ready spare has not streamed, although its upstream serves
 }
 
 // Position is how far a standby is.
@@ -64,6 +67,7 @@ func start(ctx context.Context, l postgres.Launcher, cfg postgres.Config, dial r
 	if err != nil {
 		return nil, fmt.Errorf("open the relay of volume %s: %w", cfg.ID, err)
 	}
+	logged := logSize(cfg)
 	server, ok, err := postgres.Adopt(ctx, l, cfg, log)
 	if err == nil && !ok {
 		server, err = postgres.Start(ctx, l, cfg, log)
@@ -72,7 +76,16 @@ func start(ctx context.Context, l postgres.Launcher, cfg postgres.Config, dial r
 		relay.Cut()
 		return nil, err
 	}
-	return &Standby{Server: server, Relay: relay, log: log.With("volume", cfg.ID)}, nil
+	return &Standby{Server: server, Relay: relay, log: log.With("volume", cfg.ID), logged: logged}, nil
+}
+
+// logSize is how long a Postgres's log is; one that cannot be looked at has nothing.
+func logSize(cfg postgres.Config) int64 {
+	info, err := os.Stat(cfg.LogFile())
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // ask runs f with the standby's own connection, and makes a new one when the

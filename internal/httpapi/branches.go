@@ -97,7 +97,9 @@ func (a *api) addConnection(r *http.Request, view pgbough.BranchView, out *neona
 	}
 	conn, err := a.service.Connection(r.Context(), project, view.ID, "", "")
 	if err != nil {
-		return err
+		// It was made, whatever keeps it from being used: that is told to who asks for a way to connect to it.
+		a.log.WarnContext(r.Context(), "a branch that was made has no way to connect to it", "branch", view.Name, "err", err)
+		return nil
 	}
 	out.ConnectionURIs = append(out.ConnectionURIs, wireConnection(view, conn))
 	return nil

@@ -202,7 +202,7 @@ func wireOperation(op pgbough.Operation) neonapi.Operation {
 		out.Steps = append(out.Steps, neonapi.Step{
 			Name: s.Name, StartedAt: utc(s.StartedAt), FinishedAt: utc(s.FinishedAt),
 			DurationMS: float64(s.Duration.Microseconds()) / 1000,
-			Attempts:   s.Attempts, Error: s.Error,
+			Attempts:   s.Attempts, Error: s.Error, Note: s.Note,
 		})
 		out.FailuresCount += max(0, s.Attempts-1)
 	}

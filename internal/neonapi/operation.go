@@ -38,6 +38,7 @@ type Step struct {
 	DurationMS float64   `json:"duration_ms"`
 	Attempts   int       `json:"attempts"`
 	Error      string    `json:"error,omitempty"`
+	Note       string    `json:"note,omitempty"` // what a person has to do that the step could not
 }
 
 // OperationResponse answers GET of one operation.

@@ -82,8 +82,8 @@ func (e *Engine) Register(kinds ...Kind) {
 
 // Resume goes on with every operation that an earlier Engine left unfinished. It
 // is called once, before the first Start. An operation whose kind or steps this
-// program does not know stays as it is, keeps its locks, and is in the error;
-// all others go on nevertheless.
+// program does not know stays as it is, keeps its locks, and is in the error,
+// which is then an ErrStuck; all others go on nevertheless.
 func (e *Engine) Resume(ctx context.Context) error {
 	ops, err := e.store.Unfinished(ctx)
 	if err != nil {
@@ -115,7 +115,10 @@ func (e *Engine) Resume(ctx context.Context) error {
 		e.wg.Go(j.run)
 	}
 	e.resumed = true
-	return errors.Join(stuck...)
+	if len(stuck) > 0 {
+		return fmt.Errorf("%w: %w", ErrStuck, errors.Join(stuck...))
+	}
+	return nil
 }
 
 // Start begins an operation and returns when it is durable. It runs on its own:

@@ -15,6 +15,8 @@ var (
 	// ErrCancelled is the cause of a context that ends because the operation was
 	// cancelled.
 	ErrCancelled = errors.New("the operation was cancelled")
+	// ErrStuck is in the error of Resume when all but some operations go on.
+	ErrStuck = errors.New("an unfinished operation cannot go on")
 )
 
 // hintMark parts the message from the hint in the text of a stored failure.

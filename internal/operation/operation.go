@@ -60,6 +60,12 @@ type Run[S any] struct {
 // any goroutine: those who watch see it at once, the Store at most twice a second.
 func (r *Run[S]) Progress(p pgbough.Progress) { r.job.progress(p) }
 
+// Note durably keeps with the running step what a person has to do, since the
+// step cannot; it does not fail for that.
+func (r *Run[S]) Note(ctx context.Context, text string) error {
+	return r.job.save(ctx, func(op *pgbough.Operation) { op.Steps[op.Step].Note = text })
+}
+
 // Save makes State durable in the middle of a step.
 func (r *Run[S]) Save(ctx context.Context) error {
 	raw, err := json.Marshal(r.State)

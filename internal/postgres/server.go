@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -56,10 +57,12 @@ func (c Config) LogFile() string { return filepath.Join(c.RunDir, "log", "postgr
 
 // Server is a running Postgres.
 type Server struct {
-	cfg   Config
 	proc  Process
 	log   *slog.Logger
 	ready atomic.Bool // it has answered
+
+	mu  sync.Mutex // guards cfg.Settings, and their file
+	cfg Config
 }
 
 // CheckRunDir tells whether socket paths below dir are short enough.
@@ -173,7 +176,11 @@ func replaceFile(path, text string) error {
 }
 
 // Config is what it was started with.
-func (s *Server) Config() Config { return s.cfg }
+func (s *Server) Config() Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg
+}
 
 // Process is its sandbox.
 func (s *Server) Process() Process { return s.proc }
@@ -295,6 +302,8 @@ func (s *Server) checkPeer(conn *net.UnixConn) error {
 // Reload writes new settings and makes it read them (SIGHUP). Settings that
 // need a restart keep their value.
 func (s *Server) Reload(settings string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.cfg.Settings = settings
 	if err := replaceFile(filepath.Join(s.cfg.RunDir, "etc", "postgresql.conf"), settings); err != nil {
 		return fmt.Errorf("write settings: %w", err)
@@ -330,19 +339,25 @@ func (s *Server) Kill(ctx context.Context) error {
 
 // LogTail is the last n lines of a log file, joined with " | ", or why it
 // cannot be read. It reads at most the last 16 kB.
-func LogTail(path string, n int) string {
+func LogTail(path string, n int) string { return LogTailAfter(path, 0, n) }
+
+// LogTailAfter is LogTail of what was logged after the file had offset bytes. A
+// file that is shorter has begun anew, and counts whole.
+func LogTailAfter(path string, offset int64, n int) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return err.Error()
 	}
 	defer func() { _ = f.Close() }()
 	const window = 16 << 10
-	if size, err := f.Seek(0, io.SeekEnd); err == nil && size > window {
-		_, err = f.Seek(size-window, io.SeekStart)
-		if err != nil {
-			return err.Error()
-		}
-	} else if _, err := f.Seek(0, io.SeekStart); err != nil {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err.Error()
+	}
+	if offset > size {
+		offset = 0
+	}
+	if _, err := f.Seek(max(offset, size-window), io.SeekStart); err != nil {
 		return err.Error()
 	}
 	b, err := io.ReadAll(io.LimitReader(f, window))

@@ -146,7 +146,6 @@ var behaviourNames = map[string]string{
 	"temp_file_limit":                  "statements fail by it",
 	"synchronous_commit":               "what a commit means",
 	"track_commit_timestamp":           "pg_xact_commit_timestamp depends on it",
-	"wal_level":                        "pg_create_logical_replication_slot depends on it",
 	"password_encryption":              "what ALTER ROLE stores",
 	"scram_iterations":                 "what ALTER ROLE stores",
 	"exit_on_error":                    "what an error does to a session",

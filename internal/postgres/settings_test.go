@@ -79,7 +79,7 @@ func TestBehaviour(t *testing.T) {
 		"work_mem": "7MB", "effective_cache_size": "3GB", "random_page_cost": "1.15", "enable_hashjoin": "off",
 		"search_path": `"$user", "od'd", public`, "statement_timeout": "3min", "DateStyle": "SQL, DMY", "TimeZone": "Europe/Zurich",
 		"max_parallel_workers_per_gather": "1", "jit": "off", "default_statistics_target": "77", "deadlock_timeout": "1500ms",
-		"standard_conforming_strings": "off", "track_functions": "all", "synchronous_commit": "local", "wal_level": "logical",
+		"standard_conforming_strings": "off", "track_functions": "all", "synchronous_commit": "local",
 		"autovacuum_vacuum_cost_delay": "2500us", "vacuum_freeze_min_age": "12345", "track_commit_timestamp": "on",
 		"auto_explain.log_min_duration": "90s", "gin_pending_list_limit": "2MB", "plan_cache_mode": "force_custom_plan",
 	}

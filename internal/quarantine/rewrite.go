@@ -115,7 +115,11 @@ func Purge(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	err = q.purgeCatalogs(ctx)
+	// First, and not only at the end: until then a crash of the branch replays from production's last checkpoint (facts 17).
+	_, err = q.main.conn.Exec(ctx, "CHECKPOINT")
+	if err == nil {
+		err = q.purgeCatalogs(ctx)
+	}
 	if err == nil {
 		err = q.main.purgeWAL(ctx)
 	}

@@ -23,7 +23,9 @@ type CheckOptions struct {
 	// AcceptUnlimitedSlot lets a slot be without max_slot_wal_keep_size.
 	AcceptUnlimitedSlot bool
 	RestoreCommand      string // reads production's WAL archive; then no slot is needed
-	PoolFree            int64  // bytes free in the pool beyond its reserve; 0 when not known
+	PoolFree            *int64 // bytes free in the pool beyond its reserve; nil when not known
+	PoolCopies          bool   // the pool cannot clone: a spare takes as much again as the data
+	Spare               int64  // bytes that a spare takes beside what it is cloned from
 	Timeout             time.Duration
 	Log                 *slog.Logger
 }

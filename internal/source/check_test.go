@@ -56,7 +56,7 @@ func TestCheckOfAGoodProduction(t *testing.T) {
 		xid := p.Value(t, "postgres", "SELECT pg_snapshot_xmax(pg_current_snapshot())")
 		began := time.Now()
 		r := source.Check(t.Context(), source.CheckOptions{
-			ConnString: p.ConnString("repl", "postgres"), Database: "shop", Role: "shop", SlotName: "pgbough_shop", PoolFree: 100 << 30,
+			ConnString: p.ConnString("repl", "postgres"), Database: "shop", Role: "shop", SlotName: "pgbough_shop", PoolFree: bytes(100 << 30),
 		})
 		if d := time.Since(began); d > 10*time.Second {
 			t.Errorf("it took %v", d)
@@ -112,7 +112,7 @@ func TestFixesMend(t *testing.T) {
 		"max_replication_slots": "0", "synchronous_standby_names": "FIRST 1 (PGBough, other)",
 	}})
 	p.Exec(t, "postgres", `CREATE ROLE "odd Role" LOGIN`)
-	o := source.CheckOptions{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user='odd Role' dbname=postgres sslmode=disable", p.Port), PoolFree: 1 << 20, SlotName: "x"}
+	o := source.CheckOptions{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user='odd Role' dbname=postgres sslmode=disable", p.Port), PoolFree: bytes(0), SlotName: "x"}
 	r := source.Check(t.Context(), o)
 	if r.OK() {
 		t.Error("a bad production is OK")
@@ -128,7 +128,7 @@ func TestFixesMend(t *testing.T) {
 	wantFinding(t, r, "replication_connection", pgbough.FindingSkip, `host replication "odd Role" 127.0.0.1/32 scram-sha-256`)
 	wantFinding(t, r, "pool_space", pgbough.FindingFail, "--pool-size")
 	p.Restart(t)
-	o.PoolFree = 100 << 30
+	o.PoolFree = bytes(100 << 30)
 	if r = source.Check(t.Context(), o); !r.OK() {
 		t.Errorf("after all fixes: %+v", r.Findings)
 	}
@@ -141,7 +141,7 @@ func TestFixesMend(t *testing.T) {
 	wantFinding(t, r, "synchronous_standby_names", pgbough.FindingFail, "synchronous_standby_names = ''")
 	o.AcceptUnlimitedSlot, o.RestoreCommand = false, "cp /archive/%f %p"
 	r = source.Check(t.Context(), o)
-	wantFinding(t, r, "replication_slots", pgbough.FindingOK, "archive")
+	wantFinding(t, r, "replication_slots", pgbough.FindingFail, "archive", "--restore-command")
 	wantFinding(t, r, "max_slot_wal_keep_size", "")
 }
 
@@ -385,4 +385,23 @@ func TestLostSlot(t *testing.T) {
 	if !slot.Lost() {
 		t.Errorf("got %+v, want it lost", slot)
 	}
+}
+
+func bytes(n int64) *int64 { return &n }
+
+// The owner of the database is what branches are used as where nobody names a role.
+func TestOwnerThatMayNotLogIn(t *testing.T) {
+	p := pgtest.Start(t, pgtest.Options{})
+	p.Exec(t, "postgres", "CREATE ROLE owner NOLOGIN; CREATE ROLE app LOGIN")
+	p.Exec(t, "postgres", "CREATE DATABASE shop OWNER owner")
+	o := source.CheckOptions{ConnString: p.ConnString("postgres", "shop"), PoolFree: bytes(1 << 30), Spare: 1 << 40}
+	r := source.Check(t.Context(), o)
+	wantFinding(t, r, "role", pgbough.FindingFail, `"owner"`, "--role")
+	wantFinding(t, r, "pool_space", pgbough.FindingFail, "--pool-size")
+	o.Role = "app"
+	wantFinding(t, source.Check(t.Context(), o), "role", pgbough.FindingOK, `"app"`)
+	o.Role, o.ConnString, o.Database = "", p.ConnString("postgres", "postgres"), "shop"
+	wantFinding(t, source.Check(t.Context(), o), "role", pgbough.FindingFail, `"owner"`)
+	o.Database = ""
+	wantFinding(t, source.Check(t.Context(), o), "role", pgbough.FindingOK, `"postgres"`)
 }

@@ -23,7 +23,8 @@ type serverFacts struct {
 	standbys     []string // application names of connected standbys
 	slots        int      // in use
 	tablespaces  []string // "name (path)"
-	role         bool     // CheckOptions.Role exists and may log in
+	roleName     string   // CheckOptions.Role, or the owner of the database that branches are used with
+	role         bool     // it exists and may log in
 }
 
 const serverSQL = `SELECT current_setting('server_version_num'), pg_is_in_recovery(),
@@ -33,13 +34,15 @@ const serverSQL = `SELECT current_setting('server_version_num'), pg_is_in_recove
 	(SELECT rolname FROM pg_roles WHERE oid = 10),
 	(SELECT count(*) FROM pg_stat_replication),
 	(SELECT count(*) FROM pg_replication_slots),
-	EXISTS (SELECT 1 FROM pg_roles WHERE rolname = $1 AND rolcanlogin),
+	EXISTS (SELECT 1 FROM pg_roles WHERE rolname = w.role AND rolcanlogin), coalesce(w.role, ''),
 	coalesce(inet_client_addr()::text, ''), current_setting('server_version')
-FROM pg_roles r WHERE r.rolname = current_user`
+FROM pg_roles r, (SELECT coalesce(nullif($1, ''), (SELECT pg_get_userbyid(datdba) FROM pg_database
+	WHERE datname = coalesce(nullif($2, ''), current_database())))::text AS role) w
+WHERE r.rolname = current_user`
 
 // learn reads everything that is the same from every database.
 func (c *checker) learn(ctx context.Context) error {
-	rows, err := query(ctx, c.pg, serverSQL, c.o.Role)
+	rows, err := query(ctx, c.pg, serverSQL, c.o.Role, c.o.Database)
 	if err != nil {
 		return fmt.Errorf("look at the server: %w", err)
 	}
@@ -75,7 +78,8 @@ func (c *checker) readServer(row [][]byte) error {
 	f.SystemID, f.BootstrapSuperuser = id, string(row[7])
 	s.standby, s.superuser, s.replication, s.readSettings = is(row[1]), is(row[4]), is(row[5]), is(row[6])
 	s.walsenders, s.slots, s.role = walsenders, slots, is(row[10])
-	if addr, _, _ := strings.Cut(string(row[11]), "/"); addr != "" {
+	s.roleName = string(row[11])
+	if addr, _, _ := strings.Cut(string(row[12]), "/"); addr != "" {
 		c.local = addr // as production sees it, after any address translation
 	}
 	if row[3] != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // The majors of Postgres that pgbough is made for.
-const oldestMajor, newestMajor = 13, 18
+const oldestMajor, newestMajor = 14, 18
 
 func (c *checker) checkServer() {
 	f := c.report.Facts
@@ -213,12 +213,13 @@ func (c *checker) checkNames() {
 			c.fail("database", fmt.Sprintf("there is no database %q", c.o.Database), "name one that exists with --database")
 		}
 	}
-	if c.o.Role != "" {
-		if c.facts.role {
-			c.ok("role", "role %q exists and may log in", c.o.Role)
-		} else {
-			c.fail("role", fmt.Sprintf("there is no role %q that may log in", c.o.Role), "name one that exists with --role")
-		}
+	switch {
+	case c.facts.role:
+		c.ok("role", "role %q exists and may log in", c.facts.roleName)
+	case c.o.Role != "":
+		c.fail("role", fmt.Sprintf("there is no role %q that may log in", c.o.Role), "name one that exists with --role")
+	case c.facts.roleName != "": // without the database there is another finding
+		c.fail("role", fmt.Sprintf("branches would be used as %q, which owns the database and may not log in", c.facts.roleName), "name a role that may log in with --role")
 	}
 }
 
@@ -280,7 +281,7 @@ func (c *checker) checkTablespaces() {
 }
 
 // checkPool compares the pool with what attach brings into it: the data, which
-// grows a little meanwhile, and the WAL that a follower keeps.
+// grows a little meanwhile, the WAL that a follower keeps, and the first spare.
 func (c *checker) checkPool() {
 	const name = "pool_space"
 	f := c.report.Facts
@@ -291,17 +292,21 @@ func (c *checker) checkPool() {
 		}
 	}
 	need := f.DataBytes + f.DataBytes/10 + c.bytes("max_wal_size")
+	if c.o.PoolCopies {
+		need *= 2
+	}
+	need += c.o.Spare
 	detail := fmt.Sprintf("%s of data need about %s of pool", sizeText(f.DataBytes), sizeText(need))
 	switch {
-	case c.o.PoolFree == 0:
+	case c.o.PoolFree == nil:
 		c.skip(name, detail+"; no pool to compare with")
-	case need > c.o.PoolFree:
-		c.fail(name, fmt.Sprintf("%s, of which %s are free", detail, sizeText(max(c.o.PoolFree, 0))), fmt.Sprintf("start the server with a pool that has at least %s more: --pool-size, or --pool KIND:PATH on a larger file system", sizeText(need-c.o.PoolFree)))
+	case need > *c.o.PoolFree:
+		c.fail(name, fmt.Sprintf("%s, of which %s are free", detail, sizeText(*c.o.PoolFree)), fmt.Sprintf("start the server with a pool that has at least %s more: --pool-size, or --pool KIND:PATH on a larger file system", sizeText(need-*c.o.PoolFree)))
 	case len(unmeasured) > 0:
 		c.warn(name, detail+"; not counted, since the role may not measure them: "+strings.Join(unmeasured, ", "),
 			fmt.Sprintf("GRANT pg_read_all_stats TO %s;", quoteIdent(c.config.User)))
 	default:
-		c.ok(name, "%s; %s are free", detail, sizeText(c.o.PoolFree))
+		c.ok(name, "%s; %s are free", detail, sizeText(*c.o.PoolFree))
 	}
 }
 

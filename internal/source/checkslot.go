@@ -9,7 +9,7 @@ import (
 // none is needed.
 func (c *checker) checkSlots(ctx context.Context) {
 	if c.o.RestoreCommand != "" {
-		c.ok("replication_slots", "no slot is needed: WAL is read from production's archive")
+		c.fail("replication_slots", "following production's WAL archive instead of a slot is not in this version", "leave --restore-command out")
 		return
 	}
 	mine := c.checkSlotName(ctx)

@@ -259,3 +259,31 @@ func flock(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// TestPoolGone: a pool whose image or mount is gone is never replaced by an
+// empty one. The server says what is missing, and makes nothing.
+func TestPoolGone(t *testing.T) {
+	s := startServer(t)
+	s.stop()
+	image := filepath.Join(s.data(), "pool.img")
+	refused := func(what string) {
+		t.Helper()
+		if r := s.second(append([]string{"--data", s.data(), "--api", s.api}, s.args...)...); r.code == 0 || !strings.Contains(r.err, "pool-") {
+			t.Errorf("a start without %s: exit %d\n%s", what, r.code, r.err)
+		}
+	}
+	check(t, os.Rename(image, image+".away"))
+	refused("its image")
+	if _, err := os.Lstat(image); err == nil {
+		t.Error("a new image was made")
+	}
+	mount := t.TempDir()
+	s.args = []string{"--pool", "auto:" + mount}
+	refused("its mount")
+	if left, err := filepath.Glob(mount + "/*"); err != nil || len(left) > 0 {
+		t.Errorf("made in the empty directory: %v (%v)", left, err)
+	}
+	s.args = []string{"--pool-size", "3GB", "--pool-sparse"}
+	check(t, os.Rename(image+".away", image))
+	s.start()
+}

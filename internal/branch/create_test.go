@@ -1,0 +1,75 @@
+package branch
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/pgtest"
+	"github.com/pgbough/pgbough/internal/volume/storage"
+)
+
+// A create for which no spare can be made is refused with the numbers, and does
+// not wait for room that nobody makes.
+func TestNoRoomForASpare(t *testing.T) {
+	r := newRig(t, func(c *storage.Config) { c.Want, c.Size, c.Sparse = "reflink", 1500<<20, true })
+	p := production(t, pgtest.Options{})
+	r.attach(p)
+	project, err := r.catalog.Project(t.Context(), "shop")
+	must(t, err)
+	r.close()
+	r.opts.Spares = 0 // what is there is all that there will be
+	r.open()
+	r.create("first")
+	space, err := r.pool.Space()
+	must(t, err)
+	fill := r.volume(project, "branch")
+	must(t, allocate(fill.Data+"/fill", space.Free-300<<20))
+	r.wanted = 1
+	began := time.Now()
+	created, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "second"})
+	must(t, err) // it is not full yet
+	_, err = r.WaitOperation(t.Context(), created.Operation.ID)
+	if pgbough.ErrorCode(err) != pgbough.ENoSpace || !strings.Contains(err.Error(), "free") {
+		t.Errorf("a create without room for a spare: %v", err)
+	}
+	if took := time.Since(began); took > short {
+		t.Errorf("that took %s", took)
+	}
+}
+
+// A branch that took longer to make than it was to live is there for a while,
+// so that who made it can renew it.
+func TestLeaseOutlivesASlowCreate(t *testing.T) {
+	r := newRig(t)
+	p := production(t, pgtest.Options{})
+	p.Exec(t, "postgres", "ALTER ROLE postgres SET enable_sort = off")
+	r.attach(p)
+	created, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "b", ExpiresAt: time.Now().Add(20 * time.Millisecond)})
+	must(t, err)
+	_, err = r.WaitOperation(t.Context(), created.Operation.ID)
+	must(t, err)
+	b, err := r.catalog.Branch(t.Context(), created.Branch.ProjectID, "b")
+	must(t, err)
+	if left := time.Until(b.ExpiresAt); left < leastLife/2 {
+		t.Errorf("it expires in %s", left)
+	}
+
+	// What is not carried over is told with it.
+	if !slices.ContainsFunc(b.Differences, func(d pgbough.Difference) bool { return d.Kind == "setting" && d.Object == "enable_sort" }) {
+		t.Errorf("a setting that was left out is not in %+v", b.Differences)
+	}
+
+	// And the position of another cluster is never taken for production's.
+	f, err := r.followerOf(b.ProjectID)
+	must(t, err)
+	must(t, f.Source().SetConnString(sourceOf(production(t, pgtest.Options{})).ConnString))
+	if m, err := f.Source().Position(t.Context()); pgbough.ErrorCode(err) != pgbough.EConflict {
+		t.Errorf("another cluster answered: %+v, %v", m, err)
+	}
+	if _, err := r.now(t.Context(), b.ProjectID); pgbough.ErrorCode(err) != pgbough.EConflict {
+		t.Errorf("another cluster answered a create: %v", err)
+	}
+}
