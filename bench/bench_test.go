@@ -103,7 +103,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.mainSize != 10 || !o.wants("lag") || o.wants("bytes") || o.debt != 2<<20 {
+	if o.mainSize != 10 || !o.measures("lag", 10) || o.measures("lag", 0.1) || !o.measures("create", 0.1) || o.measures("bytes", 10) || o.debt != 2<<20 {
 		t.Errorf("got %+v", o)
 	}
 	for _, args := range [][]string{{"-rows", "nothing"}, {"-sizes", "-1"}, {"-samples", "0"}, {"-repeats", "2"}} {

@@ -129,7 +129,10 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-func (o options) wants(row string) bool { return len(o.rows) == 0 || slices.Contains(o.rows, row) }
+// measures tells whether a row is measured at a size.
+func (o options) measures(row string, size float64) bool {
+	return (len(o.rows) == 0 || slices.Contains(o.rows, row)) && (row == "create" || size == o.mainSize)
+}
 
 func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
@@ -150,6 +153,9 @@ func run(ctx context.Context, args []string) error {
 	for _, size := range o.sizes {
 		if ctx.Err() != nil {
 			break
+		}
+		if !slices.ContainsFunc(rowNames(), func(row string) bool { return o.measures(row, size) }) {
+			continue
 		}
 		if err := measure(ctx, o, size, r); err != nil {
 			failures = append(failures, fmt.Errorf("at %s: %w", gigabytes(size), err))

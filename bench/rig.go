@@ -60,7 +60,7 @@ func measure(ctx context.Context, o options, size float64, r *report) (err error
 		{"proxy", g.proxied},
 		{"compare", g.compare},
 	} {
-		if !o.wants(m.name) || size != o.mainSize && m.name != "create" {
+		if !o.measures(m.name, size) {
 			continue
 		}
 		say("%s: %s", gigabytes(size), m.name)
@@ -102,16 +102,20 @@ func (g *rig) open(ctx context.Context) (err error) {
 	if err := g.tools(ctx); err != nil {
 		return err
 	}
-	say("  writing %d MB of WAL on production", g.debt>>20)
+	debt := g.debt
+	if !g.any("create", "refill", "bytes", "pgbench", "compare") {
+		debt = 0 // nothing that is measured depends on it
+	}
+	say("  writing %d MB of WAL on production", debt>>20)
 	began = time.Now()
-	if g.bulk, err = g.prod.steady(ctx, g.debt); err != nil {
+	if g.bulk, err = g.prod.steady(ctx, debt); err != nil {
 		return fmt.Errorf("production: %w", err)
 	}
 	g.report.note("%s: production's WAL since its checkpoint was written in %.0f s; %d MB of it are pgbench's updates of accounts in bulk", gigabytes(g.size), time.Since(began).Seconds(), g.bulk>>20)
 	if err := g.server.spare(ctx); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc([]string{"create", "pgbench", "pools", "compare"}, g.wants) {
+	if !g.any("create", "pgbench", "pools", "compare") {
 		return nil
 	}
 	return g.controls(ctx)
@@ -141,6 +145,11 @@ func (g *rig) tools(ctx context.Context) (err error) {
 		m.Pool += " in an image file"
 	}
 	return errors.Join(os.Mkdir(g.poolPath(), 0o711), os.Chmod(filepath.Dir(g.poolPath()), 0o711))
+}
+
+// any tells whether one of the rows is measured at the rig's size.
+func (g *rig) any(rows ...string) bool {
+	return slices.ContainsFunc(rows, func(row string) bool { return g.measures(row, g.size) })
 }
 
 func (g *rig) path(name string) string { return filepath.Join(g.dir, name) }
