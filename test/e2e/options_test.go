@@ -222,7 +222,7 @@ func (s *server) renewed(p *pgtest.Server) {
 	p.Exec(s.t, "postgres", "CHECKPOINT")
 	redo := p.Value(s.t, "postgres", "SELECT redo_lsn FROM pg_control_checkpoint()")
 	began := time.Now()
-	s.eventually(time.Minute, "the spare begins at production's checkpoint", func() bool {
+	s.eventually(2*time.Minute, "the spare begins at production's checkpoint", func() bool {
 		list := s.status().Projects[0].Spares.List
 		return len(list) == 1 && list[0].State == "ready" &&
 			p.Value(s.t, "postgres", fmt.Sprintf("SELECT '%s'::pg_lsn >= '%s'::pg_lsn", list[0].RedoLSN, redo)) == "true"
