@@ -26,15 +26,19 @@ func TestNoUpdateIsLost(t *testing.T) {
 			})
 		}
 		wg.Go(func() {
-			if err := r.markDeleting(t.Context(), &deleteRun{ProjectID: p.ID, BranchID: b.ID, State: &deleteState{}}); err != nil {
+			_, err := r.catalog.ChangeBranch(t.Context(), p.ID, b.ID, func(b *pgbough.Branch) error {
+				b.Settled = true
+				return nil
+			})
+			if err != nil {
 				t.Error(err)
 			}
 		})
 		wg.Wait()
 		got, err := r.catalog.Branch(t.Context(), p.ID, b.ID)
 		must(t, err)
-		if got.State != pgbough.BranchDeleting || !got.ExpiresAt.Equal(at) {
-			t.Fatalf("after both: state %s, expires at %s", got.State, got.ExpiresAt)
+		if !got.Settled || !got.ExpiresAt.Equal(at) {
+			t.Fatalf("after both: settled %t, expires at %s", got.Settled, got.ExpiresAt)
 		}
 		must(t, r.catalog.DeleteBranch(t.Context(), b.ID))
 	}
