@@ -199,7 +199,8 @@ func (c *Catalog) SetPoolID(ctx context.Context, id string) error {
 			return fmt.Errorf("write which pool the catalog belongs to: %w", err)
 		}
 		if string(kept) != id {
-			return pgbough.Errorf(pgbough.EConflict, "the catalog belongs to pool %s, not %s", kept, id)
+			return pgbough.Errorf(pgbough.EConflict, "the catalog belongs to pool %s, not %s", kept, id).
+				WithHint("use the pool that belongs to it, or another data directory")
 		}
 		return nil
 	})
