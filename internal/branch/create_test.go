@@ -76,7 +76,8 @@ func TestSettingsLeftOut(t *testing.T) {
 	p := r.project()
 	p.Source.Major = 15
 	rows := toNouns([]postgres.Setting{
-		{Name: "enable_sort", Value: "off", Source: "user"}, {Name: "auto_explain.token", Value: "sekret", Source: "configuration file"},
+		{Name: "enable_sort", Value: "off", Source: "user"},
+		{Name: "auto_explain.token", Value: "sekret", Source: "configuration file"},
 		{Name: "work_mem", Value: "64", Source: "configuration file"},
 	})
 	left, err := r.leftOut(p, fromNouns(rows))

@@ -27,7 +27,7 @@ func (s *Service) capLogs() {
 // capLog moves what is in a log to a file beside it. The writers of the log
 // append to it, so it stays the same file; what they write in between is lost.
 func capLog(path string, limit int64) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:forbidigo // a log need not survive the machine
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -42,7 +42,7 @@ func capLog(path string, limit int64) error {
 	if _, err := f.Seek(-limit, io.SeekEnd); err != nil { // of a much longer one the end
 		return fmt.Errorf("read a log: %w", err)
 	}
-	old, err := os.OpenFile(path+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	old, err := os.OpenFile(path+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:forbidigo // a log need not survive the machine
 	if err != nil {
 		return fmt.Errorf("keep the end of a log: %w", err)
 	}
