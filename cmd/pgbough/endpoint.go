@@ -65,24 +65,19 @@ func (e *endpointFlags) endpoint(l net.Listener) (branch.Endpoint, error) {
 	return branch.Endpoint{Host: host, Port: port, Domain: e.domain}, nil
 }
 
-// open makes the proxy. The authority that signs its certificate is in the data
-// directory; clients that verify need what stands in ca.crt beside it.
-func (e *endpointFlags) open(data string, key *credential.Key, service pgproxy.Service, log *slog.Logger) (*pgproxy.Proxy, error) {
-	decoys, err := key.Decoys()
-	if err != nil {
-		return nil, err
-	}
-	certificates, err := e.certificates(data, log)
-	if err != nil {
-		return nil, err
-	}
-	plain := pgproxy.PlainLoopback
+// options are the proxy's, but for its Service. The authority that signs its
+// certificate is in the data directory; clients that verify need what stands in
+// ca.crt beside it.
+func (e *endpointFlags) options(data string, key *credential.Key, log *slog.Logger) (pgproxy.Options, error) {
+	o := pgproxy.Options{Log: log, Plain: pgproxy.PlainLoopback, Domain: e.domain, MaxClients: e.clients}
 	if e.plain {
-		plain = pgproxy.PlainAlways
+		o.Plain = pgproxy.PlainAlways
 	}
-	return pgproxy.New(pgproxy.Options{
-		Service: service, Decoys: decoys, Log: log, TLS: certificates, Plain: plain, Domain: e.domain, MaxClients: e.clients,
-	}), nil
+	var err error
+	if o.Decoys, err = key.Decoys(); err == nil {
+		o.TLS, err = e.certificates(data, log)
+	}
+	return o, err
 }
 
 func (e *endpointFlags) certificates(data string, log *slog.Logger) (*pgproxy.Certificates, error) {

@@ -230,6 +230,10 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return nil, err
 	}
+	options, err := c.endpoint.options(data, key, log)
+	if err != nil {
+		return nil, err
+	}
 	image := ""
 	if s.storage.Image != nil {
 		image = s.storage.Image.File
@@ -242,10 +246,10 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return s, err
 	}
-	if s.proxy, err = c.endpoint.open(data, key, s.service, log); err == nil {
-		s.service.SetClients(s.proxy)
-	}
-	return s, err
+	options.Service = s.service
+	s.proxy = pgproxy.New(options)
+	s.service.SetClients(s.proxy)
+	return s, nil
 }
 
 // limits are what each branch may use.

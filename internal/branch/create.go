@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -23,6 +25,7 @@ type createState struct {
 	AskedAt  time.Time         `json:"asked_at,omitzero"`
 	Timeline uint32            `json:"timeline,omitempty"` // production's, with Asked
 	TakenAt  time.Time         `json:"taken_at,omitzero"`
+	Boot     string            `json:"boot,omitempty"` // of the machine, when the spare was taken
 	Cut      *follower.Cut     `json:"cut,omitempty"`
 	Settings []pgbough.Setting `json:"settings,omitempty"` // production's, read with Asked
 }
@@ -66,7 +69,8 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 		if ok {
 			if _, alive := f.Spare(spare.VolumeID); alive {
 				r.State.VolumeID, r.State.TakenAt = spare.VolumeID, time.Now()
-				return nil
+				r.State.Boot, err = bootID()
+				return err
 			}
 			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
 			if err := s.removeSpare(ctx, r.ProjectID, spare.VolumeID); err != nil {
@@ -147,6 +151,9 @@ func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
 // taken is the spare of this run: the running one, or after a restart the one
 // that is adopted or started again on its volume.
 func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setting) (*follower.Standby, error) {
+	if err := sameBoot(r); err != nil {
+		return nil, err
+	}
 	f, err := s.followerOf(r.ProjectID)
 	if err != nil {
 		return nil, err
@@ -271,6 +278,26 @@ func (s *Service) hurry(ctx context.Context, r *createRun, spare *follower.Stand
 		return err
 	}
 	return spare.Reload(s.spareSettings(p, s.inside(spare.Config()), fromNouns(r.State.Settings)) + "fsync = off\n")
+}
+
+// sameBoot refuses to go on with a spare that was taken before the machine went
+// down: hurry may have cost it the end of its WAL, though not the pages that came
+// after it.
+func sameBoot(r *createRun) error {
+	now, err := bootID()
+	if err != nil || now == r.State.Boot {
+		return err
+	}
+	return pgbough.Errorf(pgbough.EInternal, "the machine went down while the branch was being made").WithHint("make it again")
+}
+
+// bootID names the present run of the machine's kernel.
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("ask for the machine's boot: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
 }
 
 // harden makes durable what was written while fsync was off.

@@ -67,6 +67,9 @@ func (g *guard) look(ctx context.Context) (time.Duration, error) {
 	tight := space.Free < space.Reserve
 	running := map[string]bool{}
 	for _, id := range g.s.computes.Running() {
+		if g.s.whyStopped(id) != nil {
+			continue // it is being stopped
+		}
 		running[id] = true
 		if err := g.consider(ctx, id, space, tight); err != nil {
 			return guardPause, err
@@ -135,9 +138,11 @@ func (g *guard) stop(ctx context.Context, id, why string) {
 	delete(g.seen, id)
 	g.s.stopped.Store(id, why)
 	g.s.measured.Delete(id)
-	if err := g.s.computes.Stop(ctx, id); err != nil {
-		g.s.log.ErrorContext(ctx, "a branch that fills the pool was not stopped", "volume", id, "err", err)
-	}
+	g.s.wg.Go(func() { // others may fill the pool meanwhile
+		if err := g.s.computes.Stop(ctx, id); err != nil {
+			g.s.log.ErrorContext(ctx, "a branch that fills the pool was not stopped", "volume", id, "err", err)
+		}
+	})
 }
 
 // resume starts the Postgres of a branch that the guard has stopped, if it holds
@@ -146,6 +151,9 @@ func (s *Service) resume(ctx context.Context, p pgbough.Project, b pgbough.Branc
 	why := s.whyStopped(b.VolumeID)
 	if why == nil {
 		return nil
+	}
+	if s.computes.Knows(b.VolumeID) {
+		return why // it is still being stopped
 	}
 	u, err := s.pool.Usage(ctx, b.VolumeID)
 	if err != nil {

@@ -53,8 +53,11 @@ func (s *Service) lead(ctx context.Context, name string) (pgbough.Route, error) 
 			return r, err
 		}
 		// How it ends is seen by looking again.
-		if _, err := s.engine.Wait(ctx, making.ID); err != nil && ctx.Err() != nil {
+		switch op, err := s.engine.Wait(ctx, making.ID); {
+		case ctx.Err() != nil:
 			return r, fmt.Errorf("wait for branch %s: %w", r.BranchName, context.Cause(ctx))
+		case err != nil && !op.Status.Done():
+			return r, fmt.Errorf("wait for branch %s: %w", r.BranchName, err)
 		}
 	}
 }

@@ -11,23 +11,26 @@ import (
 )
 
 // openQuarantine connects to a spare while it still catches up, so that its
-// quarantine finds connections and warm caches. That it cannot is no failure.
-func (s *Service) openQuarantine(ctx context.Context, projectID string, server *postgres.Server) {
+// quarantine finds connections and warm caches. It returns nil when one is open
+// already, or cannot be opened, which is no failure.
+func (s *Service) openQuarantine(ctx context.Context, projectID string, server *postgres.Server) *quarantine.Quarantine {
 	if _, ok := s.opened.Load(server.Config().ID); ok {
-		return
+		return nil
 	}
 	p, err := s.catalog.Project(ctx, projectID)
 	if err != nil {
-		return
+		return nil
 	}
 	q, err := quarantine.Open(ctx, s.quarantineOptions(p, server))
 	if err != nil {
 		s.log.DebugContext(ctx, "quarantine cannot look at the spare yet", "err", err)
-		return
+		return nil
 	}
-	if old, ok := s.opened.Swap(server.Config().ID, q); ok { // two at a time
-		_ = old.(*quarantine.Quarantine).Close(ctx)
+	if _, ok := s.opened.LoadOrStore(server.Config().ID, q); ok { // two at a time
+		_ = q.Close(ctx)
+		return nil
 	}
+	return q
 }
 
 // warm opens the quarantine of a ready spare, so that a create need not.
@@ -40,11 +43,18 @@ func (s *Service) warm(ctx context.Context, sp pgbough.Spare) {
 	if !ok {
 		return
 	}
-	s.openQuarantine(ctx, sp.ProjectID, spare.Server)
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	q := s.openQuarantine(ctx, sp.ProjectID, spare.Server)
+	if q == nil {
+		return
+	}
 	spares, err := s.catalog.Spares(ctx, sp.ProjectID)
 	still := func(now pgbough.Spare) bool { return now.VolumeID == sp.VolumeID && now.State == pgbough.SpareReady }
 	if err != nil || !slices.ContainsFunc(spares, still) {
-		s.closeQuarantine(ctx, sp.VolumeID) // taken or discarded meanwhile; a create opens its own
+		if s.opened.CompareAndDelete(sp.VolumeID, q) { // taken or discarded meanwhile, and not used
+			_ = q.Close(ctx)
+		}
 	}
 }
 

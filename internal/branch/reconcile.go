@@ -65,8 +65,9 @@ func (s *Service) finishRequests(ctx context.Context, projects []pgbough.Project
 	busy := map[string]bool{} // projects, branches, volumes that something works on
 	for _, op := range ops {
 		if op.BranchID != "" {
-			busy[op.BranchID], busy[volumeOf(op)] = true, true
-		} else if v := volumeOf(op); v != "" {
+			busy[op.BranchID] = true
+		}
+		if v := volumeOf(op); v != "" || op.Kind == "create_branch" {
 			busy[v] = true
 		}
 		if op.Kind == "attach_project" || op.Kind == "delete_project" {

@@ -180,10 +180,11 @@ func (s *Service) DeleteProject(ctx context.Context, project string) (pgbough.Pr
 		if op.ProjectID != p.ID || op.Kind != "attach_project" {
 			continue
 		}
-		if err := s.engine.Cancel(ctx, op.ID); err != nil {
-			return p, pgbough.Operation{}, err
+		err := s.engine.Cancel(ctx, op.ID)
+		if pgbough.ErrorCode(err) == pgbough.EConflict {
+			break // it has just finished: there is a project to delete
 		}
-		return hide(p), op, nil
+		return hide(p), op, err
 	}
 	op, err := s.engine.Start(ctx, "delete_project", operation.Request{ProjectID: p.ID})
 	return hide(p), op, err
@@ -431,6 +432,13 @@ func (s *Service) DeleteBranch(ctx context.Context, project, branch string, casc
 			return v, op, nil
 		case op.Kind == "create_branch":
 			return v, op, s.engine.Cancel(ctx, op.ID)
+		case op.Kind == "suspend_compute", op.Kind == "start_compute":
+			if err := s.engine.Cancel(ctx, op.ID); err != nil && pgbough.ErrorCode(err) != pgbough.EConflict {
+				return v, none, err
+			}
+			if _, err := s.engine.Wait(ctx, op.ID); err != nil && ctx.Err() != nil {
+				return v, none, err
+			}
 		}
 	}
 	op, err := s.engine.Start(ctx, "delete_branch", operation.Request{ProjectID: p.ID, BranchID: b.ID, State: deleteState{}})

@@ -136,7 +136,9 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 // Close ends the service. With stop every Postgres is shut down; else all keep
 // running for the next server to adopt.
 func (s *Service) Close(ctx context.Context, stop bool) error {
+	s.mu.Lock()
 	s.cancel()
+	s.mu.Unlock()
 	s.engine.Close()
 	s.wg.Wait()
 	s.computes.Close(stop)

@@ -9,7 +9,10 @@ import (
 	"github.com/pgbough/pgbough/internal/quarantine"
 )
 
-const settlePause = 5 * time.Second // between two tries
+const (
+	settlePause = 5 * time.Second // between two tries
+	settleTries = 24
+)
 
 // settleLater makes a new branch cheap and clean in the background: an immediate
 // checkpoint, after which a crash replays nothing (facts 17), and with it goes
@@ -21,16 +24,16 @@ func (s *Service) settleLater(p pgbough.Project, b pgbough.Branch) {
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.mu.Lock()
-	if _, ok := s.settling[b.ID]; ok {
+	if _, ok := s.settling[b.ID]; ok || s.ctx.Err() != nil {
 		s.mu.Unlock()
 		cancel()
 		return
 	}
 	s.settling[b.ID] = cancel
-	s.mu.Unlock()
+	defer s.mu.Unlock() // Close waits for what has begun
 	s.wg.Go(func() {
 		defer s.unsettle(b.ID)
-		for ctx.Err() == nil {
+		for range settleTries {
 			err := s.settle(ctx, p, b)
 			if err == nil || ctx.Err() != nil {
 				return
@@ -38,6 +41,8 @@ func (s *Service) settleLater(p pgbough.Project, b pgbough.Branch) {
 			s.log.WarnContext(ctx, "a new branch cannot be settled yet", "branch", b.Name, "err", err)
 			pause(ctx, settlePause)
 		}
+		// What keeps it may be the branch's own doing; it must not stay awake for it.
+		s.log.ErrorContext(ctx, "a new branch is left unsettled until the server starts again", "branch", b.Name)
 	})
 }
 
@@ -60,7 +65,10 @@ func (s *Service) settle(ctx context.Context, p pgbough.Project, b pgbough.Branc
 	if err != nil {
 		return err
 	}
-	return s.computes.Reload(b.VolumeID, s.branchSettings(p, fromNouns(b.Settings), true))
+	if err := s.computes.Reload(b.VolumeID, s.branchSettings(p, fromNouns(b.Settings), true)); err != nil {
+		s.log.WarnContext(ctx, "a branch gets the settings of a settled one at its next start", "branch", b.Name, "err", err)
+	}
+	return nil
 }
 
 // unsettle stops settling a branch.

@@ -2,7 +2,6 @@ package branch
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"time"
 
@@ -138,7 +137,7 @@ func (s *Service) serveAgain(ctx context.Context, p pgbough.Project, b pgbough.B
 	if f, ferr := s.followerOf(p.ID); ferr == nil {
 		if server, ok := f.ReleaseSpare(ctx, b.VolumeID); ok {
 			if err := server.Process().SetLimits(s.limits); err != nil {
-				return fmt.Errorf("limit the Postgres of branch %s: %w", b.Name, err)
+				s.log.WarnContext(ctx, "a new branch keeps the limits of a spare", "branch", b.Name, "err", err)
 			}
 			s.computes.Take(spec, server)
 			s.settleLater(p, b)

@@ -367,7 +367,9 @@ func (c *Computes) Stop(ctx context.Context, id string) error {
 		}
 		c.leave(k)
 		c.mu.Lock()
-		delete(c.all, id)
+		if c.all[id] == k {
+			delete(c.all, id)
+		}
 		c.mu.Unlock()
 	}
 	proc, ok, err := c.o.Launcher.Find(ctx, id)

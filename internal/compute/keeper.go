@@ -81,8 +81,11 @@ func newCompute(s Spec, inst instance) *compute {
 		branchID: s.BranchID, ctx: ctx, cancel: cancel, done: make(chan struct{}), nudge: make(chan struct{}, 1), requests: make(chan suspension),
 		spec: s, phase: starting, inst: inst, recorded: !s.Asleep, adopt: !s.Asleep, activeAt: time.Now(), changed: make(chan struct{}),
 	}
-	if s.Asleep {
+	switch {
+	case s.Asleep:
 		k.phase = asleep
+	case inst != nil:
+		k.phase = active // it has answered its owner before
 	}
 	return k
 }

@@ -52,6 +52,11 @@ func startLocal(ctx context.Context, l postgres.Launcher, s Spec, adopt bool, lo
 	if adopt {
 		server, ok, err = postgres.Adopt(ctx, l, cfg, log)
 	}
+	if ok {
+		if lerr := server.Process().SetLimits(cfg.Limits); lerr != nil {
+			log.WarnContext(ctx, "a Postgres that was taken over keeps its limits", "volume", cfg.ID, "err", lerr)
+		}
+	}
 	if err == nil && !ok {
 		server, err = postgres.Start(ctx, l, cfg, log)
 	}
@@ -121,7 +126,7 @@ func (p *local) Activity(ctx context.Context) (Activity, error) {
 				count(*) FILTER (WHERE backend_type <> 'client backend' OR state IS DISTINCT FROM 'idle'),
 				coalesce(extract(epoch FROM clock_timestamp() - max(coalesce(state_change, backend_start)) FILTER (WHERE backend_type = 'client backend')), 0)::float8
 			FROM pg_stat_activity
-			WHERE pid <> pg_backend_pid() AND backend_type IN ('client backend', 'walsender', 'autovacuum worker')`).Scan(&a.Sessions, &a.Busy, &idle)
+			WHERE pid <> pg_backend_pid() AND NOT (usesysid = 10 AND application_name = 'pgbough') AND backend_type IN ('client backend', 'walsender', 'autovacuum worker')`).Scan(&a.Sessions, &a.Busy, &idle)
 	})
 	a.Idle = time.Duration(idle * float64(time.Second))
 	return a, err
@@ -129,7 +134,7 @@ func (p *local) Activity(ctx context.Context) (Activity, error) {
 
 // loginColumns are a role's verifier and the end of its validity, as far as a
 // time in nanoseconds can say it.
-const loginColumns = `rolname, coalesce(rolpassword, ''), CASE
+const loginColumns = `rolname, left(coalesce(rolpassword, ''), 1024), CASE
 	WHEN rolvaliduntil >= '2262-01-01 00:00:00+00' THEN NULL
 	WHEN rolvaliduntil < '1970-01-02 00:00:00+00' THEN '1970-01-02 00:00:00+00'::timestamptz
 	ELSE rolvaliduntil END`

@@ -248,7 +248,14 @@ func (f *Follower) live(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+		select {
+		case <-s.Done():
+			err = ended(s)
+		default:
+		}
+		stop, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancelStop()
+		return errors.Join(err, s.Close(stop))
 	}
 	restart, err := f.watch(ctx, s)
 	if ctx.Err() != nil {
@@ -284,10 +291,19 @@ func (f *Follower) watch(ctx context.Context, s *Standby) (restart bool, err err
 		case <-ctx.Done():
 			return false, nil
 		case <-s.Done():
-			return false, fmt.Errorf("its Postgres ended: %s", postgres.LogTail(s.Config().LogFile(), 3))
+			return false, ended(s)
 		case <-ticker.C:
 		}
 	}
+}
+
+// ended says why a follower's Postgres ended by itself.
+func ended(s *Standby) error {
+	if strings.Contains(postgres.LogTail(s.Config().LogFile(), 30), "for Tablespace/CREATE") {
+		return pgbough.Errorf(pgbough.EConflict, "production made a tablespace, which cannot be followed").
+			WithHint("drop it there, delete the project and attach it again")
+	}
+	return fmt.Errorf("its Postgres ended: %s", postgres.LogTail(s.Config().LogFile(), 3))
 }
 
 // raised tells whether production can be asked for the setting that it raised

@@ -12,6 +12,9 @@ import (
 	"github.com/pgbough/pgbough/internal/postgres"
 )
 
+// usableTimeout bounds the question to a spare, whose mutex is held meanwhile.
+const usableTimeout = 5 * time.Second
+
 // Spares of a follower are its clones that stream from it, by volume id.
 
 // StartSpare starts a clone of the follower as a standby of the follower, or
@@ -58,6 +61,8 @@ const upstreamGrace = 30 * time.Second
 // replay has not stopped at a setting that production raised above its own
 // (facts 6), and it streams, but for moments.
 func (f *Follower) Usable(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, usableTimeout)
+	defer cancel()
 	s, ok := f.Spare(id)
 	if !ok {
 		return false

@@ -32,6 +32,8 @@ type Standby struct {
 	mu     sync.Mutex // guards conn, which serves one question at a time, and silent
 	conn   *pgx.Conn
 	silent time.Time // since when a ready spare has not streamed, although its upstream serves
+	// abandoned: it is somebody else's, who wants no session of ours in it.
+	abandoned bool
 }
 
 // Position is how far a standby is.
@@ -93,6 +95,9 @@ func logSize(cfg postgres.Config) int64 {
 func (s *Standby) ask(ctx context.Context, f func(*pgx.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.abandoned {
+		return errors.New("the standby is given up")
+	}
 	for attempt := 0; ; attempt++ {
 		fresh := s.conn == nil
 		if fresh {
@@ -117,6 +122,7 @@ func (s *Standby) ask(ctx context.Context, f func(*pgx.Conn) error) error {
 func (s *Standby) disconnect(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.abandoned = true
 	if s.conn != nil {
 		_ = s.conn.Close(ctx) // it is given up in any case
 		s.conn = nil

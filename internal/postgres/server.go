@@ -61,7 +61,7 @@ type Server struct {
 	log   *slog.Logger
 	ready atomic.Bool // it has answered
 
-	mu  sync.Mutex // guards cfg.Settings, and their file
+	mu  sync.Mutex // guards the file of its settings
 	cfg Config
 }
 
@@ -176,11 +176,7 @@ func replaceFile(path, text string) error {
 }
 
 // Config is what it was started with.
-func (s *Server) Config() Config {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cfg
-}
+func (s *Server) Config() Config { return s.cfg }
 
 // Process is its sandbox.
 func (s *Server) Process() Process { return s.proc }
@@ -304,7 +300,6 @@ func (s *Server) checkPeer(conn *net.UnixConn) error {
 func (s *Server) Reload(settings string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cfg.Settings = settings
 	if err := replaceFile(filepath.Join(s.cfg.RunDir, "etc", "postgresql.conf"), settings); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}

@@ -11,10 +11,18 @@ import (
 )
 
 // SyncWAL makes durable what Postgres itself flushes and no checkpoint does:
-// the WAL with its history files that was written since a time, and the control
-// file. It is for a time in which fsync was off.
+// the WAL with its history files that was written since a time, the control
+// file, and what was removed beside them (standby.signal). It is for a time in
+// which fsync was off.
 func SyncWAL(dataDir string, since time.Time) error {
-	return syncTree(dataDir, since, "pg_wal", "global/pg_control")
+	if err := syncTree(dataDir, since, "pg_wal", "global/pg_control"); err != nil {
+		return err
+	}
+	dir, err := os.Open(dataDir)
+	if err != nil {
+		return fmt.Errorf("open the data directory: %w", err)
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // SyncAll makes every file of a data directory durable that was changed since a

@@ -58,6 +58,7 @@ type Quarantine struct {
 	others map[string]*session
 
 	rehearsal sync.WaitGroup
+	over      bool // nothing is rehearsed any more; guarded by mu
 }
 
 // Run opens a quarantine on a promoted spare, runs it and closes it.
@@ -143,6 +144,9 @@ func (q *Quarantine) look(ctx context.Context) error {
 func (q *Quarantine) Rehearse(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.over {
+		return
+	}
 	look := func(s *session, also func() error) {
 		q.rehearsal.Go(func() {
 			_, err := s.contents(ctx)
@@ -166,9 +170,17 @@ func (q *Quarantine) keep(s *session) {
 	q.others[s.database] = s
 }
 
+// rehearsed waits for the last rehearsal.
+func (q *Quarantine) rehearsed() {
+	q.mu.Lock()
+	q.over = true
+	q.mu.Unlock()
+	q.rehearsal.Wait()
+}
+
 // Close closes its sessions.
 func (q *Quarantine) Close(ctx context.Context) error {
-	q.rehearsal.Wait()
+	q.rehearsed()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var errs []error
@@ -210,7 +222,7 @@ func (q *Quarantine) in(ctx context.Context, database string, fn func(*session) 
 // run again, also after a crash in the middle of it; what was dropped or
 // disabled before the crash is not reported again.
 func (q *Quarantine) Run(ctx context.Context) (Report, error) {
-	q.rehearsal.Wait()
+	q.rehearsed()
 	clock := stopwatch{last: time.Now()}
 	var report Report
 	if err := q.revive(ctx); err != nil {

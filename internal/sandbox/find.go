@@ -121,9 +121,11 @@ func (l *Launcher) scan(ctx context.Context) ([]found, error) {
 	return out, nil
 }
 
-// clearStuck ends what is left of a start of volume id whose bwrap was killed
-// halfway: the half inside waits forever for the half outside, with the lock.
-// It tells whether there was any.
+// clearStuck ends what holds the lock of volume id and will not let go of it by
+// itself. That is what is left of a start whose bwrap was killed halfway: the
+// half inside waits forever for the half outside. And it is a sandbox that was
+// frozen when its postmaster was killed, and the server that would have thawed
+// it. It tells whether there was any.
 func (l *Launcher) clearStuck(ctx context.Context, id string) (bool, error) {
 	all, err := pids("/proc")
 	if err != nil {
@@ -133,12 +135,15 @@ func (l *Launcher) clearStuck(ctx context.Context, id string) (bool, error) {
 	for _, pid := range all {
 		pidfd, ok := l.stuck(pid, id)
 		if !ok {
+			pidfd, ok = l.headless(pid, id, all)
+		}
+		if !ok {
 			continue
 		}
 		some = true
-		l.log.WarnContext(ctx, "end a half-made sandbox", "volume", id, "pid", pid)
+		l.log.WarnContext(ctx, "end what is left of a sandbox", "volume", id, "pid", pid)
 		if err := endAndWait(ctx, pidfd); err != nil {
-			return some, fmt.Errorf("end the half-made sandbox of volume %s: %w", id, err)
+			return some, fmt.Errorf("end what is left of the sandbox of volume %s: %w", id, err)
 		}
 	}
 	return some, nil
@@ -160,6 +165,36 @@ func (l *Launcher) stuck(pid int, id string) (*os.File, bool) {
 	}
 	st, ok = half(pid)
 	if _, outside := half(st.ppid); !ok || outside || !alive(pidfd) {
+		_ = pidfd.Close() // of a pidfd: cannot fail
+		return nil, false
+	}
+	return pidfd, true
+}
+
+// headless pins process pid when it is the stopped init of a sandbox of volume
+// id that has no postmaster.
+func (l *Launcher) headless(pid int, id string, all []int) (*os.File, bool) {
+	is := func() bool {
+		st, err := readStatus(pid)
+		if err != nil || st.state != 'T' || st.inner() != 1 || !st.runsAs(l.cred.UID) {
+			return false
+		}
+		found, err := volumeID(pid)
+		return err == nil && found == id
+	}
+	if !is() {
+		return nil, false
+	}
+	for _, child := range all {
+		if st, err := readStatus(child); err == nil && st.ppid == pid && st.inner() == 2 && !st.dead() {
+			return nil, false
+		}
+	}
+	pidfd, err := openPID(pid)
+	if err != nil {
+		return nil, false
+	}
+	if !is() || !alive(pidfd) {
 		_ = pidfd.Close() // of a pidfd: cannot fail
 		return nil, false
 	}

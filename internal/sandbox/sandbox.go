@@ -155,7 +155,10 @@ func (l *Launcher) tryGroups(ctx context.Context) (*groups, error) {
 	if err = errors.Join(err, g.Destroy()); err != nil {
 		return nil, err
 	}
-	return gs, errors.Join(gs.favour(), gs.sweep())
+	if err := errors.Join(gs.favour(), gs.sweep()); err != nil {
+		l.log.WarnContext(ctx, "cgroups of earlier sandboxes, or their weights, are not as they should be", "err", err)
+	}
+	return gs, nil
 }
 
 // Unlimited tells why the sandboxes have no limits; nil when they have.

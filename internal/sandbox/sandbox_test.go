@@ -307,6 +307,30 @@ func TestHalfMade(t *testing.T) {
 	t.Logf("%d of 60 were stuck", stuck)
 }
 
+// A postmaster that is killed while its sandbox is frozen leaves the rest of it
+// stopped. If the server is killed too, nobody thaws it: the next start does away with it.
+func TestFrozenWithoutPostmaster(t *testing.T) {
+	l := newLauncher(t)
+	s := newSpec(t, l)
+	p := start(t, l, s)
+	if err := p.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(p.PID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the postmaster is dead", func() bool {
+		st, err := readStatus(p.PID())
+		return err != nil || st.dead()
+	})
+	next := newLauncher(t)
+	if _, found, err := next.Find(t.Context(), s.ID); err != nil || found {
+		t.Fatalf("found %v, %v: there is no postmaster", found, err)
+	}
+	start(t, next, s)
+	exec1(t, connect(t, s), "SELECT 1")
+}
+
 func TestFreeze(t *testing.T) {
 	l := newLauncher(t)
 	s := newSpec(t, l)

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -214,9 +213,7 @@ func plantedSymlinks(t *testing.T, s *server) {
 // replacedSocket puts something else in the place of a branch's socket while
 // the server is away: it must not be taken for the branch.
 func (w *world) replacedSocket(t *testing.T, s *server) {
-	u, err := url.Parse(s.must("url", "b"))
-	check(t, err)
-	socket := filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432")
+	socket := filepath.Join(s.data(), "run", s.volumeOf("b"), "socket", ".s.PGSQL.5432")
 	state := func() string {
 		var b branchJSON
 		s.json(&b, "branch", "get", "b")
