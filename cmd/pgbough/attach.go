@@ -37,9 +37,9 @@ If the command is interrupted, the server goes on; "pgbough ops" shows how far.`
 	}
 	source.add(cmd)
 	source.addFollowing(cmd)
-	cmd.Flags().StringVar(&source.maxRate, "max-rate", "", "limit of the base backup a second, such as 100M")
-	cmd.Flags().StringVar(&role, "role", "", "role of connection URIs (default: the owner of the database)")
-	cmd.Flags().StringVar(&database, "database", "", "database of connection URIs (default: that of --source)")
+	cmd.Flags().StringVar(&source.maxRate, "max-rate", "", "copy no more than so much a second, such as 100M")
+	cmd.Flags().StringVar(&role, "role", "", "role that branches are used as by default (default: the owner of the database)")
+	cmd.Flags().StringVar(&database, "database", "", "database that is used of branches by default (default: that of --source)")
 	g.addJSON(cmd)
 	return cmd
 }

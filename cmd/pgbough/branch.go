@@ -20,11 +20,17 @@ func newBranchCommand(g *globals) *cobra.Command {
 	}
 	list := &cobra.Command{
 		Use: "list", Short: "List the branches of a project", Args: cobra.NoArgs,
+		Long: `Lists the branches of a project. STATE is active or idle for one that can be used:
+idle means asleep, and connecting wakes it. BEHIND is the WAL that production has
+written since the branch began.`,
 		Example: "  pgbough branch list\n  pgbough branch list --json | jq -r '.branches[].name'",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return listBranches(cmd.Context(), g) },
 	}
 	get := &cobra.Command{
 		Use: "get BRANCH", Short: "Show a branch, and what in it is not as in production", Args: cobra.ExactArgs(1),
+		Long: `Shows a branch: when production was as it began (as it was), how much WAL production
+has written since (behind), the bytes that it alone holds (own) and those it would
+have as a full copy (logical), and what in it is not as in production.`,
 		Example: "  pgbough branch get fix-login", ValidArgsFunction: g.completeParentArg,
 		RunE: func(cmd *cobra.Command, args []string) error { return getBranch(cmd.Context(), g, args[0]) },
 	}
@@ -50,7 +56,9 @@ func newBranchCreateCommand(g *globals) *cobra.Command {
 		Use: "create NAME", Short: "Make a branch of production as it is now; print its connection URI",
 		Long: `Makes a branch and prints its connection URI. It holds every transaction that
 production had acknowledged when the command started. If production cannot be
-asked, the command fails, unless --max-lag allows a state that is older.`,
+asked, the command fails, unless --max-lag allows a state that is older.
+
+The URI holds a password that is the branch's own; pgbough url prints it again.`,
 		Example: `  pgbough branch create fix-login
   psql "$(pgbough branch create fix-login --expires 2h)"
   pgbough branch create nightly --suspend-after never --expires 2027-01-31T12:00:00Z
@@ -83,8 +91,8 @@ asked, the command fails, unless --max-lag allows a state that is older.`,
 	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
 	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z")
 	cmd.Flags().StringVar(&suspendAfter, "suspend-after", "", suspendAfterHelp+" (default: as the server is told)")
-	cmd.Flags().StringVar(&maxLag, "max-lag", "", "allow a state that is so much older than now, such as 30s")
-	cmd.Flags().BoolVar(&reuse, "reuse", false, "take the branch of this name if there is one")
+	cmd.Flags().StringVar(&maxLag, "max-lag", "", "if production cannot be asked, take a state up to so much older than now, such as 30s")
+	cmd.Flags().BoolVar(&reuse, "reuse", false, "if there is a branch of this name already, take it as it is")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	_ = cmd.RegisterFlagCompletionFunc("parent", g.completeParent) // fails only for a flag that is not there
 	return cmd

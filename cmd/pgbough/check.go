@@ -49,9 +49,11 @@ func newCheckCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check --source CONNSTR",
 		Short: "Tell everything that attach would need; change nothing",
-		Long: `Looks at production and at the server's machine, and tells everything that
+		Long: `Has the server look at production and at its own machine, and tells everything that
 attach would need. What is missing comes with the exact statement or line that
-mends it. Nothing is changed. Exits with 4 if attach would be refused.`,
+mends it. Nothing is changed. Exits with 4 if attach would be refused.
+
+--source is how the server reaches production: localhost is the server's machine.`,
 		Example: `  pgbough check --source 'host=db1 user=pgbough password=... dbname=shop'
   PGBOUGH_SOURCE=postgresql://pgbough:...@db1/shop pgbough check --json`,
 		Args: cobra.NoArgs,

@@ -24,9 +24,9 @@ type endpointFlags struct {
 
 func (e *endpointFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&e.proxy, "proxy", envOr("PGBOUGH_PROXY", "127.0.0.1:7432"), "address where clients reach all branches")
-	f.StringVar(&e.domain, "domain", "", "branches are reached as <endpoint>.`DOMAIN`, which DNS leads to this server")
-	f.StringVar(&e.cert, "tls-cert", "", "`file` with the certificate that clients see (default: one that the server signs itself)")
+	f.StringVar(&e.proxy, "proxy", envOr("PGBOUGH_PROXY", "127.0.0.1:7432"), "address where clients reach all branches (PGBOUGH_PROXY)")
+	f.StringVar(&e.domain, "domain", "", "URIs name each branch as <endpoint>.`DOMAIN`; DNS has to lead *.DOMAIN to this server")
+	f.StringVar(&e.cert, "tls-cert", "", "`file` with the certificate that clients see (default: one signed by the server's own authority, ca.crt in the data directory)")
 	f.StringVar(&e.key, "tls-key", "", "`file` with its key")
 	f.BoolVar(&e.plain, "allow-plain", false, "let clients of other machines in without TLS")
 	f.IntVar(&e.clients, "max-clients", 0, "how many clients may be connected to all branches; 0 for no limit")

@@ -17,8 +17,8 @@ func newLogsCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs BRANCH",
 		Short: "Print the log of a branch's Postgres",
-		Long: `Prints the log of a branch's Postgres. With --json every line is one JSON object
-{"line": "..."}.`,
+		Long: `Prints the log of a branch's Postgres; that of main is the follower's. With --json
+every line is one JSON object {"line": "..."}.`,
 		Example: "  pgbough logs fix-login\n  pgbough logs fix-login -f",
 		Args:    cobra.ExactArgs(1),
 

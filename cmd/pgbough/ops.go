@@ -17,6 +17,8 @@ func newOpsCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ops [ID]",
 		Short: "Show operations with their steps, durations and errors",
+		Long: `Shows what the server does and has done, the newest first; with an ID the steps of
+that operation.`,
 		Example: `  pgbough ops
   pgbough ops 0b9f6c1e-0d5e-4d0a-9a53-0c4f5a2b7d11
   pgbough ops --json | jq '.operations[] | select(.status == "failed")'`,

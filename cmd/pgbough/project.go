@@ -150,13 +150,17 @@ func count(n int, one, many string) string {
 }
 
 func newSourceCommand(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "source", Short: "Change how production is reached"}
+	cmd := &cobra.Command{
+		Use: "source", Short: "Change how production is reached",
+		Long: "The source of a project is the production Postgres that it follows.",
+	}
 	var source sourceFlags
 	set := &cobra.Command{
 		Use: "set NAME --source CONNSTR", Short: "Follow production at another address or with another password",
 		Long: `Gives a project a new connection string, after production got a new password or
 another host took over. It must be the same system: an identifier that differs is
-refused.`,
+refused. Branches stay as they are. "pgbough status" shows when the follower streams
+again.`,
 		Example: "  pgbough source set shop --source 'host=db2 user=pgbough password=... dbname=shop'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

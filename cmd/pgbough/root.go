@@ -48,16 +48,19 @@ func newRootCommand(g *globals) *cobra.Command {
 		Long: `pgbough follows a production Postgres and hands out branches of it: whole,
 private, writable Postgres servers that start as production is at that moment.
 
-  1. pgbough server --data DIR         on a Linux machine next to production
+  1. pgbough server --data DIR         as root, on a Linux machine next to production
   2. pgbough check --source CONNSTR    what production must allow, and how
   3. pgbough attach NAME --source CONNSTR
-  4. pgbough branch create NAME        prints the connection URI
+  4. pgbough branch create BRANCH      prints the connection URI
+  5. pgbough psql BRANCH               or any other client, with that URI
 
-Client commands ask the server at PGBOUGH_API (` + client.DefaultAPI + `) with
-the key PGBOUGH_API_KEY, by default the one in the file ` + client.KeyFile + ` of the data
-directory PGBOUGH_DATA (` + client.DefaultData + `). PGBOUGH_PROJECT is the default of
---project, which is needed only where there are several projects. With --json a
-command prints the API's own JSON. Answers go to stdout, all else to stderr.`,
+All commands but server are clients. They ask the server at PGBOUGH_API
+(` + client.DefaultAPI + `) with the key PGBOUGH_API_KEY, by default the one in the file
+` + client.KeyFile + ` of the data directory PGBOUGH_DATA (` + client.DefaultData + `): on the
+server's machine whoever may read that file needs to set nothing. PGBOUGH_PROJECT is
+the default of --project, which is needed only where there are several projects.
+With --json a command prints the API's own JSON. Answers go to stdout, all else to
+stderr.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

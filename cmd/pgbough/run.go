@@ -41,15 +41,16 @@ const (
 func newRunCommand(g *globals) *cobra.Command {
 	r := &runCommand{globals: g}
 	cmd := &cobra.Command{
-		Use:   runName + " [--parent BRANCH] -- COMMAND [ARGS]",
+		Use:   runName + " [flags] -- COMMAND [ARGS]",
 		Short: "Run a command on a branch of its own, and throw the branch away",
-		Long: `Makes a branch, runs a command with DATABASE_URL and PGHOST, PGPORT, PGUSER,
-PGPASSWORD, PGDATABASE set to it, and deletes the branch afterwards. Signals are
-passed on to the command. If run itself is killed, the server deletes the branch
-` + lease.String() + ` later.`,
+		Long: `Makes a branch of production as it is now, runs a command on it, and deletes the
+branch afterwards. The command finds the branch in DATABASE_URL, and libpq and
+drivers like it in PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE and PGOPTIONS,
+which says which branch. Signals are passed on to the command. If run itself is
+killed, the server deletes the branch ` + fmt.Sprintf("%.0f", lease.Minutes()) + ` minutes later.`,
 		Example: `  pgbough run -- make test
   pgbough run -- sh -c 'psql -f migration.sql && ./verify'
-  pgbough run --parent fix-login -- npm test`,
+  pgbough run --project shop -- npm test`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if cmd.ArgsLenAtDash() != 0 || len(args) == 0 {
 				return errors.New("give the command after --: pgbough run -- COMMAND ARGS")

@@ -59,37 +59,45 @@ func newServerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server --data DIR",
 		Short: "Run the server in the foreground",
-		Long: `Run the server in the foreground. It keeps everything below its data directory,
-serves the API, and prints "ready" on stdout when it does. It needs root, to mount
-the pool and to start each Postgres in a sandbox as an unprivileged user.
+		Long: `Runs the server in the foreground. It keeps everything below its data directory,
+serves the API and, on one port for all branches, their clients, and prints "ready"
+with both addresses on stdout when it does. It needs root, to mount the pool and to
+start each Postgres in a sandbox as an unprivileged user.
+
+Both addresses are of this machine only. With --proxy 0.0.0.0:7432 other machines
+reach branches too, with TLS; ca.crt in the data directory is what they verify the
+server with. The API has no TLS: lead it through ssh, or a proxy that has.
 
 SIGTERM or SIGINT stops it and every Postgres that it runs, cleanly. A server that is
 killed leaves them running; the next one takes them over.
 
 A disk without a copy-on-write file system is no obstacle: the pool is then made in
 an image file (--pool-size) that is taken from the disk at once, so that it cannot run
-out below the branches.`,
-		Example: `  pgbough server --data /var/lib/pgbough
+out below the branches.
+
+Sizes are such as 500M or 20GB, in powers of 1024.`,
+		Example: `  pgbough server --data /var/lib/pgbough --pool-size 200GB
+  pgbough server --data /var/lib/pgbough --proxy 0.0.0.0:7432
   pgbough server --data /var/lib/pgbough --pool reflink:/srv/xfs/pgbough --spares 2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), cmd) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.data, "data", envOr("PGBOUGH_DATA", "/var/lib/pgbough"), "data directory (PGBOUGH_DATA)")
-	f.StringVar(&c.api, "api", envOr("PGBOUGH_LISTEN", "127.0.0.1:7420"), "address of the API")
+	f.StringVar(&c.api, "api", envOr("PGBOUGH_LISTEN", "127.0.0.1:7420"), "address of the API, which has no TLS (PGBOUGH_LISTEN)")
 	f.StringVar(&c.pool, "pool", "auto", "auto, btrfs, reflink or copy, with :PATH for a directory that is on such a file system; or zfs:POOL/DATASET (experimental)")
 	f.StringVar(&c.poolSize, "pool-size", "", "size of a new pool image, such as 50GB (default: half of what the disk has free)")
-	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use, so that the follower can go on (default: 5% of the pool)")
+	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use of the pool, so that the followers can go on (default: 5% of it)")
 	f.BoolVar(&c.sparse, "pool-sparse", false, "do not take a new image's whole size from the disk at once")
 	f.IntVar(&c.uid, "uid", defaultUID, "user and group id that each Postgres runs as")
-	f.IntVar(&c.spares, "spares", 1, "how many spares a project has ready")
+	f.IntVar(&c.spares, "spares", 1, "how many spares each project has ready: so many branches can be made at once")
 	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
 	f.StringVar(&c.memory, "branch-memory", "2GB", "memory of each branch, shared_buffers and its part of the page cache included; empty for no limit")
 	f.StringVar(&c.disk, "branch-disk", "", "how much a branch may hold of its own, such as 20GB; empty for no limit but the pool's")
 	f.Float64Var(&c.cpus, "branch-cpus", 0, "how many CPUs a branch may use at most, such as 1.5; 0 for no limit")
 	f.Int64Var(&c.processes, "branch-pids", 2000, "how many processes a branch may have; 0 for no limit")
-	f.StringVar(&c.suspendAfter, "suspend-after", "5m", "stop the Postgres of a branch after so long without work, where the branch was not told otherwise; 0 or never: not at all")
-	f.IntVar(&c.maxAwake, "max-awake", 0, "how many branches may be awake at a time (default: what half of the memory is enough for)")
+	f.StringVar(&c.suspendAfter, "suspend-after", "5m", "stop the Postgres of a branch after so long without work, until somebody connects, where the branch was not told otherwise; 0 or never: not at all")
+	f.IntVar(&c.maxAwake, "max-awake", 0, "how many branches may be awake at a time (default: what half of the machine's memory is enough for)")
 	c.endpoint.add(cmd)
 	f.BoolVar(&c.debug, "debug", false, "log more")
 	return cmd
@@ -260,7 +268,7 @@ func (c *serverCommand) limits() (postgres.Limits, error) {
 	}
 	if memory != 0 && memory < leastMemory || c.cpus < 0 || c.cpus != 0 && c.cpus < leastCPUs || c.processes < 0 || c.processes != 0 && c.processes < leastProcesses {
 		return postgres.Limits{}, pgbough.Errorf(pgbough.EInvalid, "a Postgres does not work with %s of memory, %v CPUs and %d processes", c.memory, c.cpus, c.processes).
-			WithHint("give each branch at least 256MB, 0.1 CPUs and 50 processes, or 0 (or nothing) for no limit")
+			WithHint("give each branch at least 256MB, 0.1 CPUs and 50 processes; an empty --branch-memory, and 0 for the others, is no limit")
 	}
 	return postgres.Limits{Memory: memory, CPUs: c.cpus, Processes: c.processes}, nil
 }

@@ -106,7 +106,7 @@ func newSetCommand(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&after, "suspend-after", "", suspendAfterHelp+"; default: as the server is told")
-	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z; never")
+	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, counted from now, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z; never: keep it")
 	return cmd
 }
 

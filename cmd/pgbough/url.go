@@ -19,8 +19,8 @@ import (
 type target struct{ role, database string }
 
 func (t *target) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.role, "role", "", "connect as this role (default: the project's)")
-	cmd.Flags().StringVar(&t.database, "database", "", "connect to this database (default: the project's)")
+	cmd.Flags().StringVar(&t.role, "role", "", "connect as this role of production's (default: what attach was told)")
+	cmd.Flags().StringVar(&t.database, "database", "", "connect to this database (default: what attach was told)")
 }
 
 func (t *target) find(ctx context.Context, g *globals, branch string) (client.ConnectionURI, error) {
@@ -36,6 +36,7 @@ func newURLCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "url BRANCH",
 		Short:   "Print the connection URI of a branch",
+		Long:    "Prints the connection URI of a branch, with the password of the role. It works with\nevery driver and stays the same while the branch sleeps, wakes and is renamed. A\nrole that was made, or got its password, inside the branch is not known here.",
 		Example: "  psql \"$(pgbough url fix-login)\"\n  pgbough url fix-login --role report --database stats",
 		Args:    cobra.ExactArgs(1),
 
@@ -57,9 +58,9 @@ func newURLCommand(g *globals) *cobra.Command {
 func newPsqlCommand(g *globals) *cobra.Command {
 	var to target
 	cmd := &cobra.Command{
-		Use:     "psql BRANCH [-- ARGS]",
+		Use:     "psql BRANCH [flags] [-- ARGS]",
 		Short:   "Run psql on a branch",
-		Long:    "Runs psql on a branch. What stands after -- is given to psql.",
+		Long:    "Runs psql, which has to be installed here, on a branch; one that sleeps is woken.\nWhat stands after -- is given to psql.",
 		Example: "  pgbough psql fix-login\n  pgbough psql fix-login -- -c 'select count(*) from orders'",
 		Args: func(cmd *cobra.Command, args []string) error {
 			before := len(args)
