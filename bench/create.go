@@ -21,7 +21,8 @@ type made struct {
 	dir          string // of the volume
 	cut          pgbough.LSN
 	answered     time.Duration // from the request to the server's answer
-	total        time.Duration // from the request to the first answered query
+	total        time.Duration // from the request to the first answered query, over the Postgres's own socket
+	proxied      time.Duration // the same with the connection URI: through the proxy, with TLS and SCRAM
 	operation    string
 }
 
@@ -37,12 +38,22 @@ func (g *rig) newBranch(ctx context.Context) (made, error) {
 		return b, err
 	}
 	b.answered = time.Since(began)
-	conn, err := pgx.Connect(ctx, answer.ConnectionURIs[0].ConnectionURI)
+	b.dir, b.volume = answer.Branch.Path, filepath.Base(answer.Branch.Path)
+	conn, err := connect(ctx, filepath.Join(g.server.runDir(b.volume), "socket"), plainPort, app, database)
 	if err != nil {
 		return b, fmt.Errorf("connect to the new branch: %w", err)
 	}
 	err = query(ctx, conn)
 	b.total = time.Since(began)
+	if err = errors.Join(err, conn.Close(ctx)); err != nil {
+		return b, err
+	}
+	began = time.Now()
+	if conn, err = pgx.Connect(ctx, answer.ConnectionURIs[0].ConnectionURI); err != nil {
+		return b, fmt.Errorf("connect to the new branch through the proxy: %w", err)
+	}
+	err = query(ctx, conn)
+	b.proxied = b.answered + time.Since(began)
 	if err = errors.Join(err, conn.Close(ctx)); err != nil {
 		return b, err
 	}
@@ -53,7 +64,6 @@ func (g *rig) newBranch(ctx context.Context) (made, error) {
 	if err != nil {
 		return b, err
 	}
-	b.dir, b.volume = got.Branch.Path, filepath.Base(got.Branch.Path)
 	b.cut, err = pgbough.ParseLSN(got.Branch.ParentLSN)
 	return b, err
 }
@@ -80,7 +90,7 @@ func walBytes(volume string) (n int64, err error) {
 
 // create measures creating with a ready spare, and by turns the controls.
 func (g *rig) create(ctx context.Context) error {
-	var total, answered, bareHost, barePool, recovered, debt sample
+	var total, answered, proxied, bareHost, barePool, recovered, debt sample
 	profile := steps{}
 	for i := range g.samples {
 		if err := errors.Join(g.bound(ctx), g.server.spare(ctx)); err != nil {
@@ -95,6 +105,7 @@ func (g *rig) create(ctx context.Context) error {
 		}
 		total.add(b.total)
 		answered.add(b.answered)
+		proxied.add(b.proxied)
 		have, err := g.prod.debt(ctx)
 		if err != nil {
 			return err
@@ -133,6 +144,7 @@ func (g *rig) create(ctx context.Context) error {
 	}
 	g.report.add(create, tail, slow,
 		newRow("create_answer", "of that, until the server answers", g.size, unitMS, answered),
+		newRow("create_proxied", "the same with the connection URI: through the proxy, TLS, SCRAM", g.size, unitMS, proxied).against("bare", bare),
 		newRow("bare", "control bare: exec to first answered query, host file system", g.size, unitMS, bareHost),
 		newRow("bare_pool", "the same on the pool's file system", g.size, unitMS, barePool),
 		newRow("recover", "control recover: clone the follower, recover it, first query", g.size, unitMS, recovered))
