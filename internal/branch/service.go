@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -151,7 +152,48 @@ func (s *Service) Close(ctx context.Context, stop bool) error {
 		}
 		_ = f.Source().Close()
 	}
+	if stop {
+		first = errors.Join(first, s.stopStrays(ctx))
+	}
 	return first
+}
+
+// stopStrays stops every Postgres on a volume of the pool that is still there
+// when all known ones are stopped: one of an earlier server that an operation
+// would have taken over when it was told to end.
+func (s *Service) stopStrays(ctx context.Context) error {
+	ids, err := s.launcher.List(ctx)
+	if err != nil {
+		return fmt.Errorf("look for what still runs: %w", err)
+	}
+	var errs []error
+	for _, id := range ids {
+		if _, err := s.pool.Get(id); err != nil {
+			continue // of another server
+		}
+		proc, ok, err := s.launcher.Find(ctx, id)
+		if err == nil && ok {
+			s.log.InfoContext(ctx, "stopping a Postgres that nobody had taken over", "volume", id)
+			err = stopProcess(ctx, proc)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// stopProcess shuts a Postgres down, at last hard.
+func stopProcess(ctx context.Context, proc postgres.Process) error {
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	if err := proc.Signal(syscall.SIGINT); err != nil {
+		return err
+	}
+	select {
+	case <-proc.Done():
+		return nil
+	case <-ctx.Done():
+		return proc.Kill(context.WithoutCancel(ctx))
+	}
 }
 
 // config is how a Postgres runs on a volume of a project.
