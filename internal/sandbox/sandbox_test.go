@@ -307,6 +307,40 @@ func TestHalfMade(t *testing.T) {
 	t.Logf("%d of 60 were stuck", stuck)
 }
 
+// A start that is told to end leaves nothing behind, whenever that is.
+func TestCancelledStart(t *testing.T) {
+	l := newLauncher(t)
+	s := newSpec(t, l)
+	cancelled := 0
+	for i := range 40 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*500*time.Microsecond)
+		p, err := l.Start(ctx, s)
+		cancel()
+		if err == nil {
+			if err := p.Kill(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		cancelled++
+		f, err := os.Open(s.LockFile)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it had not come so far
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := flock(f); err != nil {
+			t.Errorf("after %d x 0.5 ms something holds the lock: %v", i, err)
+		}
+		_ = f.Close()
+	}
+	if cancelled == 0 {
+		t.Error("no start was cancelled")
+	}
+	t.Logf("%d of 40 were cancelled", cancelled)
+}
+
 // A postmaster that is killed while its sandbox is frozen leaves the rest of it
 // stopped. If the server is killed too, nobody thaws it: the next start does away with it.
 func TestFrozenWithoutPostmaster(t *testing.T) {

@@ -220,6 +220,9 @@ func (l *Launcher) launch(ctx context.Context, g *group, r root, argv []string, 
 	if err != nil {
 		l.abort(ctx, run.cmd.Process.Pid, outer)
 		_ = run.cmd.Wait() // the log says more than its exit status
+		if _, cerr := l.clearStuck(context.WithoutCancel(ctx), r.id); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
 		return nil, fmt.Errorf("%w; the log says: %s", err, textSince(log.Name(), before))
 	}
 	p.outer, p.cmd, p.group = outer, run.cmd, g
@@ -275,7 +278,7 @@ func (l *Launcher) hello(ctx context.Context, conn *net.UnixConn) (int, error) {
 func (l *Launcher) abort(ctx context.Context, pid int, outer *os.File) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 	defer cancel()
-	err := sendSignal(outer, unix.SIGSTOP) // it makes no more children
+	err := errors.Join(sendSignal(outer, unix.SIGSTOP), waitStopped(ctx, pid, outer)) // it makes no more children
 	all, perr := pids("/proc")
 	err = errors.Join(err, perr)
 	for _, child := range all {
@@ -291,6 +294,24 @@ func (l *Launcher) abort(ctx context.Context, pid int, outer *os.File) {
 	if err = errors.Join(err, endAndWait(ctx, outer)); err != nil {
 		l.log.WarnContext(ctx, "a failed start may have left processes behind", "bwrap", pid, "err", err)
 	}
+}
+
+// waitStopped waits until a process that was sent SIGSTOP has stopped, or ended:
+// until then it may be making a child that nobody sees.
+func waitStopped(ctx context.Context, pid int, pidfd *os.File) error {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for alive(pidfd) {
+		if st, err := readStatus(pid); err != nil || st.dead() || st.state == 'T' {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait until bwrap has stopped: %w", context.Cause(ctx))
+		}
+	}
+	return nil
 }
 
 // textSince is what was written to a log after an offset, cut to a length that
