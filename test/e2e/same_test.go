@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +58,7 @@ func TestSameDatabase(t *testing.T) {
 	sequences := ours.sequences()
 	s.must("branch", "create", "same")
 	branch := instance{t: t, bin: p.Install.BinDir, at: func(role, database string) string {
-		return s.must("url", "same", "--role", role, "--database", database)
+		return strings.TrimSpace(s.must("url", "same", "--role", role, "--database", database))
 	}}
 	got := branch.look()
 	for _, part := range slices.Sorted(maps.Keys(want)) {
@@ -150,7 +151,7 @@ func (i instance) connect(role, database string, options ...string) *pgx.Conn {
 	}
 	cfg.RuntimeParams["application_name"], cfg.RuntimeParams["client_encoding"] = "compare", "UTF8"
 	if len(options) > 0 {
-		cfg.RuntimeParams["options"] = options[0]
+		cfg.RuntimeParams["options"] = strings.TrimSpace(cfg.RuntimeParams["options"] + " " + options[0]) // which may name the branch
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	conn, err := pgx.ConnectConfig(ctx, cfg)
@@ -195,6 +196,9 @@ const plain = "-c statement_timeout=0 -c TimeZone=UTC -c DateStyle=ISO,MDY -c In
 
 func (i instance) tool(name string, args ...string) string {
 	i.t.Helper()
+	for n, arg := range args { // the options of a URI, which name a branch, hide those of the environment
+		args[n] = strings.Replace(arg, "?options=", "?options="+strings.ReplaceAll(url.QueryEscape(plain+" "), "+", "%20"), 1)
+	}
 	cmd := exec.Command(filepath.Join(i.bin, name), args...)
 	cmd.Env = append(os.Environ(), "PGOPTIONS="+plain)
 	var errs strings.Builder
