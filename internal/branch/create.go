@@ -164,12 +164,15 @@ func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setti
 	return s.startSpare(ctx, f, r.ProjectID, r.State.VolumeID, rows)
 }
 
+// catchUpTimeout bounds the replay of a spare that goes on, but too slowly.
+const catchUpTimeout = 5 * time.Minute
+
 // catchUp waits until the spare has replayed what production had at the request.
 func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	if r.State.Cut != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, short)
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
 	spare, err := s.taken(ctx, r, fromNouns(r.State.Settings))
 	if err != nil {
@@ -183,12 +186,12 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	}
 	opened := make(chan struct{})
 	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
-	err = spare.WaitReplay(ctx, r.State.Asked)
+	err = spare.WaitReplay(ctx, r.State.Asked, short)
 	<-opened
 	s.rehearse(s.ctx, r.State.VolumeID)
-	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && errors.Is(err, context.DeadlineExceeded) {
+	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && (errors.Is(err, follower.ErrStalled) || errors.Is(err, context.DeadlineExceeded)) {
 		st := f.Status()
-		return pgbough.Errorf(pgbough.EUnreachable, "the spare did not reach production's position %s within %s: the follower is %s (%s), %d bytes behind", r.State.Asked, short, st.State, st.Reason, st.LagBytes).
+		return pgbough.Errorf(pgbough.EUnreachable, "the spare does not reach production's position %s: the follower is %s (%s), %d bytes behind", r.State.Asked, st.State, st.Reason, st.LagBytes).
 			WithHint("pgbough status tells how far it is; try again")
 	}
 	return err

@@ -164,10 +164,16 @@ func (s *Standby) Position(ctx context.Context) (Position, error) {
 	return p, nil
 }
 
-// WaitReplay waits until it has replayed lsn.
-func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN) error {
+// ErrStalled says that a standby has replayed nothing for as long as was allowed.
+var ErrStalled = errors.New("the standby replays nothing")
+
+// WaitReplay waits until it has replayed lsn, as long as it replays something
+// within every stall.
+func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN, stall time.Duration) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var last string
+	moved := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -177,14 +183,20 @@ func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN) error {
 		case <-timer.C:
 		}
 		var there bool
+		var at string
 		err := s.ask(ctx, func(c *pgx.Conn) error {
-			return c.QueryRow(ctx, "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)", lsn.String()).Scan(&there)
+			return c.QueryRow(ctx, `SELECT coalesce(l >= $1::text::pg_lsn, false), coalesce(l::text, '')
+				FROM pg_last_wal_replay_lsn() l`, lsn.String()).Scan(&there, &at)
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("wait until %s is replayed: %w", lsn, err)
-		}
-		if there {
+		case there:
 			return nil
+		case at != last:
+			last, moved = at, time.Now()
+		case time.Since(moved) > stall:
+			return fmt.Errorf("wait until %s is replayed: %w", lsn, ErrStalled)
 		}
 		timer.Reset(replayPoll)
 	}
