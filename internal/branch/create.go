@@ -151,7 +151,7 @@ func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
 // taken is the spare of this run: the running one, or after a restart the one
 // that is adopted or started again on its volume.
 func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setting) (*follower.Standby, error) {
-	if err := sameBoot(r); err != nil {
+	if err := sameBoot(r.State.Boot); err != nil {
 		return nil, err
 	}
 	f, err := s.followerOf(r.ProjectID)
@@ -188,7 +188,9 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
 	err = spare.WaitReplay(ctx, r.State.Asked, short)
 	<-opened
-	s.rehearse(s.ctx, r.State.VolumeID)
+	if err == nil {
+		s.rehearse(s.ctx, r.State.VolumeID)
+	}
 	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && (errors.Is(err, follower.ErrStalled) || errors.Is(err, context.DeadlineExceeded)) {
 		st := f.Status()
 		return pgbough.Errorf(pgbough.EUnreachable, "the spare does not reach production's position %s: the follower is %s (%s), %d bytes behind", r.State.Asked, st.State, st.Reason, st.LagBytes).
@@ -280,15 +282,16 @@ func (s *Service) hurry(ctx context.Context, r *createRun, spare *follower.Stand
 	if err != nil {
 		return err
 	}
-	return spare.Reload(s.spareSettings(p, s.inside(spare.Config()), fromNouns(r.State.Settings)) + "fsync = off\n")
+	return spare.Reload(s.spareSettings(p, s.inside(spare.Config()), fromNouns(r.State.Settings)) +
+		postgres.File("until it is promoted", []postgres.Param{{Name: "fsync", Value: "off"}}))
 }
 
 // sameBoot refuses to go on with a spare that was taken before the machine went
 // down: hurry may have cost it the end of its WAL, though not the pages that came
 // after it.
-func sameBoot(r *createRun) error {
+func sameBoot(taken string) error {
 	now, err := bootID()
-	if err != nil || now == r.State.Boot {
+	if err != nil || now == taken {
 		return err
 	}
 	return pgbough.Errorf(pgbough.EInternal, "the machine went down while the branch was being made").WithHint("make it again")

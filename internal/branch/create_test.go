@@ -89,3 +89,17 @@ func TestSettingsLeftOut(t *testing.T) {
 		t.Errorf("it shows the credential: %+v", rows)
 	}
 }
+
+// A spare that was taken before the machine went down is not gone on with.
+func TestSameBoot(t *testing.T) {
+	now, err := bootID()
+	if err != nil || now == "" {
+		t.Fatalf("the machine's boot is %q, %v", now, err)
+	}
+	if err := sameBoot(now); err != nil {
+		t.Errorf("the present boot: %v", err)
+	}
+	if err := sameBoot("of before"); pgbough.ErrorCode(err) != pgbough.EInternal {
+		t.Errorf("an earlier boot: %v", err)
+	}
+}

@@ -55,7 +55,7 @@ func (s *Service) settle(ctx context.Context, p pgbough.Project, b pgbough.Branc
 		return err
 	}
 	// Its checkpointer may have learned too late that fsync is on again (hurry).
-	if err := postgres.SyncAll(server.Config().DataDir, time.Time{}); err != nil {
+	if err := postgres.SyncAll(server.Config().DataDir); err != nil {
 		return err
 	}
 	b, err = s.catalog.ChangeBranch(ctx, p.ID, b.ID, func(b *pgbough.Branch) error {

@@ -338,7 +338,9 @@ func (s *Service) Roles(ctx context.Context, project, branch string) ([]pgbough.
 	return s.catalog.Roles(ctx, b.ID)
 }
 
-// Connection tells how to connect to a branch. It wakes nothing.
+// Connection tells how to connect to a branch. It wakes nothing, but for a
+// branch that was stopped because it filled the pool: if there is room again, it
+// is started.
 func (s *Service) Connection(ctx context.Context, project, branch, role, database string) (pgbough.Connection, error) {
 	p, b, err := s.find(ctx, project, branch)
 	if err != nil {

@@ -25,9 +25,9 @@ func SyncWAL(dataDir string, since time.Time) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// SyncAll makes every file of a data directory durable that was changed since a
-// time, whatever its checkpointer has done.
-func SyncAll(dataDir string, since time.Time) error { return syncTree(dataDir, since, ".") }
+// SyncAll makes every file of a data directory durable, whatever its checkpointer
+// has done.
+func SyncAll(dataDir string) error { return syncTree(dataDir, time.Time{}, ".") }
 
 // syncTree flushes files and directories below dataDir. A branch's superuser can
 // put anything there: links are not followed, and only files are opened.

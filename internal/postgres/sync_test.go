@@ -30,7 +30,7 @@ func TestSyncIsNotLedAstray(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 2)
-	go func() { done <- SyncWAL(dir, time.Time{}); done <- SyncAll(dir, time.Time{}) }()
+	go func() { done <- SyncWAL(dir, time.Time{}); done <- SyncAll(dir) }()
 	for range 2 {
 		select {
 		case err := <-done:
