@@ -338,6 +338,48 @@ func TestCloseLeavesAndResumeGoesOn(t *testing.T) {
 	}
 }
 
+// The end of a lazy step costs no write; a process that dies after it runs it again.
+func TestLazyIsSavedWithTheNext(t *testing.T) {
+	var did journal
+	store := newMemory()
+	fail := make(chan error, 1)
+	define := func() Kind {
+		steps := did.steps(map[string]doFunc{"c": func(context.Context, *Run[toy]) error { return <-fail }}, nil)
+		steps[1].Lazy = true
+		return Define("toy", steps...)
+	}
+	e := open(t, store, nil, define())
+	op := start(t, e, "toy", Request{})
+	for shown, err := range e.Watch(t.Context(), op.ID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shown.Step == 2 {
+			break
+		}
+	}
+	stored, err := store.Operation(t.Context(), op.ID)
+	if err != nil || stored.Step != 1 || string(stored.State) != `{"n":1}` || store.saves != 2 {
+		t.Errorf("after the lazy step the store has %d writes, step %d, state %s, %v", store.saves, stored.Step, stored.State, err)
+	}
+	// As after a kill: another engine goes on from what is stored.
+	died := newMemory()
+	died.put(stored)
+	fail <- nil
+	if _, err := e.Wait(t.Context(), op.ID); err != nil {
+		t.Fatal(err)
+	}
+	fail <- errors.New("no")
+	later := open(t, died, nil, define())
+	if _, err := later.Wait(t.Context(), op.ID); err == nil {
+		t.Error("the last step failed, the operation not")
+	}
+	want := []string{"do a", "do b", "do c", "do b", "do c", "undo c", "undo b", "undo a"}
+	if diff := cmp.Diff(want, did.get()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	var did journal
 	store := newMemory()

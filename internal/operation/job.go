@@ -143,7 +143,11 @@ func (j *job) forward(op pgbough.Operation) bool {
 	if err != nil {
 		return j.failed(i, began, err)
 	}
-	if !j.persist(func(op *pgbough.Operation) {
+	keep := j.persist
+	if s.lazy {
+		keep = j.remember
+	}
+	if !keep(func(op *pgbough.Operation) {
 		record := note(op, i, began, nil)
 		record.FinishedAt = op.UpdatedAt
 		op.Progress = pgbough.Progress{}
@@ -279,6 +283,21 @@ func (j *job) persist(change func(*pgbough.Operation)) bool {
 	}
 }
 
+// remember is persist without making it durable: the next persist does.
+func (j *job) remember(change func(*pgbough.Operation)) bool {
+	raw, err := json.Marshal(j.state)
+	if err != nil {
+		return j.persist(change)
+	}
+	j.saving.Lock()
+	defer j.saving.Unlock()
+	j.show(j.after(func(op *pgbough.Operation) {
+		op.State = raw
+		change(op)
+	}))
+	return true
+}
+
 // save makes a change of the operation durable, then shows it. The end of ctx
 // does not break it off, so that its outcome is always known.
 func (j *job) save(ctx context.Context, change func(*pgbough.Operation)) error {
@@ -288,15 +307,21 @@ func (j *job) save(ctx context.Context, change func(*pgbough.Operation)) error {
 }
 
 func (j *job) saveLocked(ctx context.Context, change func(*pgbough.Operation)) error {
-	op := j.now()
-	op.Steps = slices.Clone(op.Steps)
-	op.UpdatedAt = time.Now().UTC()
-	change(&op)
+	op := j.after(change)
 	if err := j.engine.store.SaveOperation(context.WithoutCancel(ctx), op); err != nil {
 		return err
 	}
 	j.show(op)
 	return nil
+}
+
+// after is the operation as a change leaves it.
+func (j *job) after(change func(*pgbough.Operation)) pgbough.Operation {
+	op := j.now()
+	op.Steps = slices.Clone(op.Steps)
+	op.UpdatedAt = time.Now().UTC()
+	change(&op)
+	return op
 }
 
 func (j *job) show(op pgbough.Operation) {

@@ -10,7 +10,7 @@
 //
 // What steps must keep to:
 //   - Do may run again after it was broken off anywhere, or succeeded and the
-//     process died before that was saved.
+//     process died before that was saved: after a Lazy step, when the next has ended.
 //   - Undo may run again too, and must cope with a Do that did a part, all or
 //     nothing of its work.
 //   - What Undo needs to know (the id of a volume that Do makes) is in the state
@@ -41,6 +41,10 @@ type Step[S any] struct {
 	// operation can be neither undone nor cancelled, and errors of it and of the
 	// steps after it are tried again.
 	Final bool
+	// Lazy steps are saved with the next one, which is quicker: when the process
+	// dies before, both run again. The last step and one before a Final step are
+	// saved in any case.
+	Lazy bool
 }
 
 // Run is one operation as its steps see it.
@@ -48,8 +52,8 @@ type Run[S any] struct {
 	ID        string
 	ProjectID string
 	BranchID  string
-	// State belongs to the step that runs. It is saved when the step ends, also
-	// when it fails, and by Save. It is stored as JSON in clear, so it may hold no secret.
+	// State belongs to the step that runs. It is saved when the step ends (a Lazy
+	// one: with the next), also when it fails, and by Save. It is stored as JSON in clear, so it may hold no secret.
 	State *S
 	Log   *slog.Logger
 
@@ -88,6 +92,7 @@ type Kind struct {
 // step is a Step that has forgotten its state's type.
 type step struct {
 	name     string
+	lazy     bool
 	do, undo func(context.Context, *job) error
 }
 
@@ -99,7 +104,8 @@ func Define[S any](name string, steps ...Step[S]) Kind {
 		if s.Final {
 			k.final = min(k.final, i)
 		}
-		k.steps = append(k.steps, step{name: s.Name, do: forget(s.Do), undo: forget(s.Undo)})
+		k.steps = append(k.steps, step{
+			name: s.Name, lazy: s.Lazy && i+1 < len(steps) && !steps[i+1].Final, do: forget(s.Do), undo: forget(s.Undo)})
 	}
 	k.encode = func(state any) ([]byte, error) {
 		switch state := state.(type) {
