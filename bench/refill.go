@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -140,16 +141,21 @@ func (p *plain) caughtUp(ctx context.Context, follower *pgx.Conn) (reached strin
 	return reached, err
 }
 
-// refillSince is the newest refill that began after a time and is finished.
-func (g *rig) refillSince(ctx context.Context, since time.Time) (client.Operation, error) {
-	ops, err := g.server.client.Operations(ctx, project)
-	if err != nil {
-		return client.Operation{}, err
-	}
-	for _, op := range ops.Operations {
-		if op.Action == "refill_spare" && op.Status == "finished" && op.CreatedAt.After(since) {
-			return op, nil
+// refillSince is the first refill that began after a time, once it is finished:
+// its spare is ready a little earlier.
+func (g *rig) refillSince(ctx context.Context, since time.Time) (op client.Operation, err error) {
+	err = until(ctx, time.Minute, 20*time.Millisecond, "the refill is finished", func() (bool, error) {
+		ops, err := g.server.client.Operations(ctx, project)
+		if err != nil {
+			return false, err
 		}
-	}
-	return client.Operation{}, fmt.Errorf("no refill since %s is finished", since.Format(time.TimeOnly))
+		for _, o := range slices.Backward(ops.Operations) { // the newest come first
+			if o.Action == "refill_spare" && o.CreatedAt.After(since) {
+				op = o
+				return o.Status == "finished", nil
+			}
+		}
+		return false, nil
+	})
+	return op, err
 }
