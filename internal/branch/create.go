@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/follower"
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/postgres"
+	"github.com/pgbough/pgbough/internal/quarantine"
 	"github.com/pgbough/pgbough/internal/source"
 	"github.com/pgbough/pgbough/internal/volume"
 )
@@ -28,19 +29,25 @@ type createState struct {
 	Boot     string            `json:"boot,omitempty"` // of the machine, when the spare was taken
 	Cut      *follower.Cut     `json:"cut,omitempty"`
 	Settings []pgbough.Setting `json:"settings,omitempty"` // production's, read with Asked
+	Done     bool              `json:"done,omitempty"`     // published by an earlier run, which died before that was saved
+
+	// What quarantine tells publish. It has passwords, so it is not saved, and neither
+	// are the steps up to there: they run again together.
+	report *quarantine.Report
 }
 
 type createRun = operation.Run[createState]
 
 // createKind makes a branch of exactly now: production is asked where it is, a
 // spare is taken, waits until it has replayed that, is cut from its relay,
-// promoted and quarantined; it is the branch.
+// promoted and quarantined; it is the branch. Whoever waits for it waits for each
+// write of the catalog, so there is none between take and publish.
 func (s *Service) createKind() operation.Kind {
 	return operation.Define("create_branch",
 		operation.Step[createState]{Name: "take", Do: s.takeSpare, Undo: s.dropTaken},
-		operation.Step[createState]{Name: "catch_up", Do: s.catchUp},
-		operation.Step[createState]{Name: "promote", Do: s.promote},
-		operation.Step[createState]{Name: "quarantine", Do: s.quarantine},
+		operation.Step[createState]{Name: "catch_up", Lazy: true, Do: s.catchUp},
+		operation.Step[createState]{Name: "promote", Lazy: true, Do: s.promote},
+		operation.Step[createState]{Name: "quarantine", Lazy: true, Do: s.quarantine},
 		operation.Step[createState]{Name: "publish", Do: s.publish},
 	)
 }
@@ -169,7 +176,11 @@ const catchUpTimeout = 5 * time.Minute
 
 // catchUp waits until the spare has replayed what production had at the request.
 func (s *Service) catchUp(ctx context.Context, r *createRun) error {
-	if r.State.Cut != nil {
+	b, err := s.catalog.Branch(ctx, r.ProjectID, r.BranchID)
+	if err != nil {
+		return err
+	}
+	if r.State.Done = b.State == pgbough.BranchReady; r.State.Done {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
@@ -236,6 +247,9 @@ func (s *Service) lately(ctx context.Context, projectID string, maxLag time.Dura
 
 // promote cuts the spare from production and gives it a timeline of its own.
 func (s *Service) promote(ctx context.Context, r *createRun) error {
+	if r.State.Done {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	spare, err := s.taken(ctx, r, nil)
@@ -263,57 +277,15 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 		cut.Time = r.State.AskedAt
 	}
 	r.State.Cut = &cut
-	p, err := s.catalog.Project(ctx, r.ProjectID)
-	if err != nil {
-		return err
-	}
-	// Production's settings of the moment of the cut. They are in force for new
-	// sessions before quarantine is done, and so before anybody connects.
-	return spare.Reload(s.cutSettings(p, fromNouns(r.State.Settings)))
-}
-
-// hurry lets a taken spare flush nothing until it is promoted. A promotion
-// writes a whole WAL segment anew (xlog.c, XLogInitNewTimeline), and waiting for
-// the disk is most of what it takes. Nothing is lost: quarantine's step makes all
-// of it durable, at the same time as it works, before the branch is published.
-// A restartpoint meanwhile would believe its files durable; a spare has none.
-func (s *Service) hurry(ctx context.Context, r *createRun, spare *follower.Standby) error {
-	p, err := s.catalog.Project(ctx, r.ProjectID)
-	if err != nil {
-		return err
-	}
-	return spare.Reload(s.spareSettings(p, s.inside(spare.Config()), fromNouns(r.State.Settings)) +
-		postgres.File("until it is promoted", []postgres.Param{{Name: "fsync", Value: "off"}}))
-}
-
-// sameBoot refuses to go on with a spare that was taken before the machine went
-// down: hurry may have cost it the end of its WAL, though not the pages that came
-// after it.
-func sameBoot(taken string) error {
-	now, err := bootID()
-	if err != nil || now == taken {
-		return err
-	}
-	return pgbough.Errorf(pgbough.EInternal, "the machine went down while the branch was being made").WithHint("make it again")
-}
-
-// bootID names the present run of the machine's kernel.
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("ask for the machine's boot: %w", err)
-	}
-	return strings.TrimSpace(string(id)), nil
-}
-
-// harden makes durable what was written while fsync was off.
-func (s *Service) harden(r *createRun, spare *follower.Standby) error {
-	return postgres.SyncWAL(spare.Config().DataDir, r.State.TakenAt.Add(-time.Minute))
+	return spare.TrimSegment(ctx)
 }
 
 // quarantine cuts everything in the branch that reaches outside, and gives each
 // login role a fresh password. It may run again: then the passwords are newer.
 func (s *Service) quarantine(ctx context.Context, r *createRun) error {
+	if r.State.Done {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	p, err := s.catalog.Project(ctx, r.ProjectID)
@@ -327,17 +299,20 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
-	hardened := make(chan error, 1)
-	go func() { hardened <- s.harden(r, spare) }()
+	// What waits for a disk goes on beside quarantine. Of the settings too: they are
+	// in force for all who connect once quarantine has run.
+	var disk errgroup.Group
+	began := time.Now()
+	disk.Go(func() error { return postgres.SyncWAL(spare.Config().DataDir, r.State.TakenAt.Add(-time.Minute)) })
+	disk.Go(func() error { return spare.Configure(s.branchSettings(p, fromNouns(r.State.Settings), false)) })
 	report, err := s.runQuarantine(ctx, p, spare.Server)
-	if err := errors.Join(err, <-hardened); err != nil {
+	if err := errors.Join(err, disk.Wait()); err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
-	// What quarantine wrote: a process that had not yet read that fsync is on again may have flushed it.
-	if err := s.harden(r, spare); err != nil {
+	if err := spare.Reread(); err != nil {
 		return err
 	}
-	if err := spare.Reload(s.branchSettings(p, fromNouns(r.State.Settings), false)); err != nil {
+	if err := s.hardenAll(ctx, r, spare, began); err != nil {
 		return err
 	}
 	_, differences := s.preload(p, fromNouns(r.State.Settings))
@@ -345,21 +320,9 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
-	differences = append(append(differences, left...), report.Differences...)
-	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
-		b, err := tx.Branch(r.ProjectID, r.BranchID)
-		if err != nil {
-			return err
-		}
-		b.Differences = differences
-		for i := range report.Roles {
-			report.Roles[i].BranchID = b.ID
-		}
-		if err := tx.UpdateBranch(b); err != nil {
-			return err
-		}
-		return tx.PutRoles(b.ID, report.Roles)
-	})
+	report.Differences = append(append(differences, left...), report.Differences...)
+	r.State.report = &report
+	return nil
 }
 
 // publish makes the spare the branch: its volume and its Postgres change hands.
@@ -368,26 +331,47 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
-	var b pgbough.Branch
+	if !r.State.Done && r.State.report == nil { // saved on the way here, and resumed
+		if err := s.quarantine(ctx, r); err != nil {
+			return err
+		}
+	}
+	b, err := s.record(ctx, r)
+	if err != nil {
+		return err
+	}
+	time.AfterFunc(firstUse, func() { s.wakeKeeper(p.ID) })
+	return s.serve(ctx, p, b)
+}
+
+// record writes all that is known of the branch, which is ready with it.
+func (s *Service) record(ctx context.Context, r *createRun) (b pgbough.Branch, err error) {
 	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
-		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil {
+		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil || r.State.Done {
 			return err
 		}
 		if !b.ExpiresAt.IsZero() { // who asked gets some time to see it, and to renew it
 			b.ExpiresAt = later(b.ExpiresAt, time.Now().Add(leastLife))
 		}
-		b.VolumeID, b.Settings, b.ParentLSN, b.ParentTime, b.State = r.State.VolumeID, r.State.Settings, r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
+		b.VolumeID, b.Settings, b.Differences = r.State.VolumeID, r.State.Settings, r.State.report.Differences
+		b.ParentLSN, b.ParentTime, b.State = r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
+		for i := range r.State.report.Roles {
+			r.State.report.Roles[i].BranchID = b.ID
+		}
 		if err := tx.UpdateBranch(b); err != nil {
+			return err
+		}
+		if err := tx.PutRoles(b.ID, r.State.report.Roles); err != nil {
 			return err
 		}
 		return tx.DeleteSpare(r.State.VolumeID)
 	})
-	if err != nil {
-		return err
-	}
-	defer s.wakeKeeper(p.ID)
-	return s.serve(ctx, p, b)
+	return b, err
 }
+
+// firstUse is how long a new branch has the processors to itself: whoever waits
+// for it connects now, and what is to be done in the background has time.
+const firstUse = 200 * time.Millisecond
 
 // leastLife is how long a branch that expires is there at least, also when
 // making it took longer than it was to live.

@@ -2,10 +2,13 @@ package branch_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +26,7 @@ const (
 	killedDir   = "BRANCH_TEST_DIR"
 	killedAt    = "BRANCH_TEST_FAILPOINT"
 	killedVerb  = "BRANCH_TEST_VERB"
+	killedName  = "BRANCH_TEST_NAME"
 	killedAfter = 30 * time.Second
 
 	// unrecorded leaves a Postgres that runs for a branch that is recorded as asleep.
@@ -48,6 +52,8 @@ func TestKilledServer(t *testing.T) {
 	case "idle":
 		second := time.Second
 		_, err = w.UpdateBranch(ctx, "shop", "one", pgbough.BranchChange{SuspendAfter: &second})
+	case "create":
+		_, err = w.CreateBranch(ctx, "shop", pgbough.CreateRequest{Name: os.Getenv(killedName)})
 	case "connect":
 		_, err = w.Connect(ctx, w.get(t, "one").ID)
 	}
@@ -103,4 +109,52 @@ func TestKilledWhileItTurns(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKilledWhilePromoted kills the server while it makes a branch, and with it
+// every Postgres: the spare recovers from a WAL segment that is not whole, and
+// the next server finishes the branch.
+func TestKilledWhilePromoted(t *testing.T) {
+	w := newWorld(t, nil)
+	for i, at := range []string{"create_branch/catch_up/saved", "create_branch/promote/done", "create_branch/quarantine/done", "create_branch/quarantine/saved"} {
+		t.Run(at, func(t *testing.T) {
+			eventually(t, "a spare is ready", func() bool { return w.spareReady(t) })
+			w.close(t, false)
+			name := fmt.Sprintf("b%d", i)
+			cmd := exec.Command(os.Args[0], "-test.run=^TestKilledServer$", "-test.v")
+			cmd.Env = append(os.Environ(), killedDir+"="+w.dir, killedAt+"="+at, killedVerb+"=create", killedName+"="+name)
+			out, err := cmd.CombinedOutput()
+			if err == nil || cmd.ProcessState.Exited() {
+				t.Fatalf("the server was not killed: %v\n%s", err, out)
+			}
+			volumes, err := os.ReadDir(w.options.RunDir)
+			check(t, err)
+			for _, v := range volumes {
+				if pid := postmaster(t, v.Name()); pid != 0 {
+					check(t, syscall.Kill(pid, syscall.SIGKILL))
+				}
+			}
+			w.open(t)
+			eventually(t, "the branch is made", func() bool { return w.get(t, name).State == pgbough.BranchReady })
+			b := w.get(t, name)
+			if got := w.value(t, b.ID, "SELECT count(*) FROM orders"); got != "1000" {
+				t.Errorf("%s rows", got)
+			}
+			if got := w.value(t, b.ID, "SELECT count(*) FROM pg_ls_waldir() WHERE size <> pg_size_bytes(current_setting('wal_segment_size')) AND name ~ '^[0-9A-F]{24}$'"); got != "0" {
+				t.Errorf("%s WAL segments are not whole", got)
+			}
+			if got := w.value(t, b.ID, "SELECT current_setting('fsync') || current_setting('primary_conninfo')"); got != "on" {
+				t.Errorf("fsync and primary_conninfo are %s", got)
+			}
+		})
+	}
+}
+
+func (w *world) spareReady(t *testing.T) bool {
+	t.Helper()
+	p, err := w.Project(t.Context(), "shop")
+	check(t, err)
+	spares, err := w.catalog.Spares(t.Context(), p.ID)
+	check(t, err)
+	return slices.ContainsFunc(spares, func(s pgbough.Spare) bool { return s.State == pgbough.SpareReady })
 }

@@ -76,11 +76,6 @@ func (s *Service) branchSettings(p pgbough.Project, rows []postgres.Setting, set
 	return postgres.File("pgbough: a branch of project "+p.Name, groups...)
 }
 
-// cutSettings are a branch's until quarantine has run.
-func (s *Service) cutSettings(p pgbough.Project, rows []postgres.Setting) string {
-	return s.branchSettings(p, rows, false) + postgres.File("until quarantine has run", quarantine.UntilRun())
-}
-
 // behaviour are production's settings that plans and results depend on. A
 // Postgres that cannot describe its settings is one that cannot be started.
 func (s *Service) behaviour(p pgbough.Project, rows []postgres.Setting) []postgres.Param {
@@ -175,13 +170,13 @@ func ours(m Memory, major int) []postgres.Param {
 	return params
 }
 
-// streaming is what a standby needs to follow its relay. slot is empty for a
+// streaming is what a standby needs to follow its relay, to the latest timeline as
+// by default. slot is empty for a
 // spare: two standbys cannot share one (facts 8).
 func streaming(in postgres.Inside, slot string) []postgres.Param {
 	return []postgres.Param{
 		{Name: "primary_conninfo", Value: fmt.Sprintf("host=%s port=%d user=pgbough application_name=pgbough", in.Relay, postgres.Port)},
 		{Name: "primary_slot_name", Value: slot},
-		{Name: "recovery_target_timeline", Value: "latest"},
 	}
 }
 

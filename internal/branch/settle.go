@@ -33,6 +33,7 @@ func (s *Service) settleLater(p pgbough.Project, b pgbough.Branch) {
 	defer s.mu.Unlock() // Close waits for what has begun
 	s.wg.Go(func() {
 		defer s.unsettle(b.ID)
+		pause(ctx, firstUse)
 		for range settleTries {
 			err := s.settle(ctx, p, b)
 			if err == nil || ctx.Err() != nil {

@@ -187,12 +187,17 @@ func (w *world) value(t *testing.T, branchID, sql string) string {
 // postmaster is the process that serves a branch, or 0.
 func (w *world) postmaster(t *testing.T, v pgbough.BranchView) int {
 	t.Helper()
+	return postmaster(t, v.VolumeID)
+}
+
+func postmaster(t *testing.T, volumeID string) int {
+	t.Helper()
 	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	check(t, err)
 	for _, path := range cmdlines {
 		b, _ := os.ReadFile(path) // it may have ended
 		args := strings.Split(string(b), "\x00")
-		if !strings.HasSuffix(args[0], "/postgres") || !strings.Contains(string(b), "cluster_name=pgbough/"+v.VolumeID) {
+		if !strings.HasSuffix(args[0], "/postgres") || !strings.Contains(string(b), "cluster_name=pgbough/"+volumeID) {
 			continue
 		}
 		var pid int

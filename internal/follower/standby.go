@@ -168,7 +168,7 @@ func (s *Standby) Position(ctx context.Context) (Position, error) {
 var ErrStalled = errors.New("the standby replays nothing")
 
 // WaitReplay waits until it has replayed lsn, as long as it replays something
-// within every stall.
+// within every stall. It does not wait for one that is promoted: its cut is final.
 func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN, stall time.Duration) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -185,7 +185,7 @@ func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN, stall time.Du
 		var there bool
 		var at string
 		err := s.ask(ctx, func(c *pgx.Conn) error {
-			return c.QueryRow(ctx, `SELECT coalesce(l >= $1::text::pg_lsn, false), coalesce(l::text, '')
+			return c.QueryRow(ctx, `SELECT coalesce(l >= $1::text::pg_lsn, false) OR NOT pg_is_in_recovery(), coalesce(l::text, '')
 				FROM pg_last_wal_replay_lsn() l`, lsn.String()).Scan(&there, &at)
 		})
 		switch {

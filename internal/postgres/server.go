@@ -298,13 +298,24 @@ func (s *Server) checkPeer(conn *net.UnixConn) error {
 // Reload writes new settings and makes it read them (SIGHUP). Settings that
 // need a restart keep their value.
 func (s *Server) Reload(settings string) error {
+	if err := s.Configure(settings); err != nil {
+		return err
+	}
+	return s.Reread()
+}
+
+// Configure writes new settings for the next Reread. A start writes its own.
+func (s *Server) Configure(settings string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := replaceFile(filepath.Join(s.cfg.RunDir, "etc", "postgresql.conf"), settings); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
-	return s.proc.Signal(syscall.SIGHUP)
+	return nil
 }
+
+// Reread makes it read its settings (SIGHUP).
+func (s *Server) Reread() error { return s.proc.Signal(syscall.SIGHUP) }
 
 // Stop shuts it down cleanly (fast mode). A walsender whose peer is stuck can
 // keep that from ending, so after the context's deadline it is killed: then
