@@ -103,7 +103,7 @@ func (g *rig) startProxy(ctx context.Context, dir, verifier string) (port int, s
 		return 0, nil, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	certificates, err := pgproxy.OwnCertificates(ca, log, "127.0.0.1")
+	certificates, err := credential.OwnCertificates(ca, log, "127.0.0.1")
 	if err != nil {
 		return 0, nil, err
 	}

@@ -80,9 +80,9 @@ func (e *endpointFlags) options(data string, key *credential.Key, log *slog.Logg
 	return o, err
 }
 
-func (e *endpointFlags) certificates(data string, log *slog.Logger) (*pgproxy.Certificates, error) {
+func (e *endpointFlags) certificates(data string, log *slog.Logger) (*credential.Certificates, error) {
 	if e.cert != "" {
-		return pgproxy.NewCertificates(e.cert, e.key, log)
+		return credential.NewCertificates(e.cert, e.key, log)
 	}
 	ca, err := credential.EnsureCA(filepath.Join(data, "ca.pem"))
 	if err != nil {
@@ -98,5 +98,5 @@ func (e *endpointFlags) certificates(data string, log *slog.Logger) (*pgproxy.Ce
 	if e.domain != "" {
 		names = append(names, "*."+e.domain, e.domain)
 	}
-	return pgproxy.OwnCertificates(ca, log, names...)
+	return credential.OwnCertificates(ca, log, names...)
 }

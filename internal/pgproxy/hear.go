@@ -98,7 +98,7 @@ func (p *Proxy) secure(ctx context.Context, c *client, direct bool) error {
 	if p.TLS == nil {
 		return fmt.Errorf("%w: it wants TLS, and there is none", errGone)
 	}
-	config, binding := p.TLS.current(ctx)
+	config, binding := p.shown.config(p.TLS.Current(ctx))
 	conn := tls.Server(buffered{c.raw, c.r}, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("%w: TLS: %w", errGone, err) // TLS has told it

@@ -50,7 +50,7 @@ type Options struct {
 	Service Service
 	Decoys  *credential.Decoys
 	Log     *slog.Logger
-	TLS     *Certificates // nil: no TLS
+	TLS     *credential.Certificates // nil: no TLS
 	Plain   Plain
 	Domain  string // endpoints are reached as <endpoint id>.Domain; empty: under any name
 
@@ -65,6 +65,7 @@ type Proxy struct {
 	Options
 	cancels cancels
 	counts  counts
+	shown   shown
 
 	mu       sync.Mutex
 	branches map[string]*branch // that have sessions, or are held

@@ -133,7 +133,7 @@ func newRig(t testing.TB, server *pgtest.Server, change func(*Options)) *rig {
 	r := &rig{world: w, server: server, ca: filepath.Join(dir, "ca.crt"), log: &lockedBuffer{}}
 	must(t, os.WriteFile(r.ca, ca.PEM(), 0o600))
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	certificates, err := OwnCertificates(ca, log, "localhost", "127.0.0.1", "*."+domain)
+	certificates, err := credential.OwnCertificates(ca, log, "localhost", "127.0.0.1", "*."+domain)
 	must(t, err)
 	o := Options{Service: w, Decoys: decoys, Log: log, TLS: certificates}
 	if change != nil {

@@ -139,12 +139,12 @@ func testFiles(t *testing.T, server *pgtest.Server) {
 		must(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
 		must(t, os.Chtimes(cert, time.Now(), time.Now().Add(-age)))
 	}
-	if _, err := NewCertificates(cert, key, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "cannot be used") {
+	if _, err := credential.NewCertificates(cert, key, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "cannot be used") {
 		t.Errorf("no files: %v", err)
 	}
 	write("127.0.0.1", time.Hour)
 	r := newRig(t, server, func(o *Options) {
-		if o.TLS, err = NewCertificates(cert, key, o.Log); err != nil {
+		if o.TLS, err = credential.NewCertificates(cert, key, o.Log); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -153,7 +153,7 @@ func testFiles(t *testing.T, server *pgtest.Server) {
 	r.worksWith(t, verify)
 	// The certificate changes; its clients see the new one without a restart.
 	write("elsewhere.example.com", time.Minute)
-	r.lookAgain()
+	r.TLS.LookAgain()
 	if _, err := r.try(t, verify); err == nil || !strings.Contains(err.Error(), "127.0.0.1") {
 		t.Errorf("the new certificate is not used: %v", err)
 	}
@@ -162,18 +162,11 @@ func testFiles(t *testing.T, server *pgtest.Server) {
 	}
 	// Nonsense leaves the old one.
 	must(t, os.WriteFile(cert, []byte("nonsense"), 0o600))
-	r.lookAgain()
+	r.TLS.LookAgain()
 	r.worksWith(t, "sslmode=require")
 	if !strings.Contains(r.log.String(), "the new certificate cannot be used") {
 		t.Error("nobody is told")
 	}
-}
-
-// lookAgain has the next client see what the files hold now.
-func (r *rig) lookAgain() {
-	r.TLS.mu.Lock()
-	defer r.TLS.mu.Unlock()
-	r.TLS.looked = time.Time{}
 }
 
 // testBefore sends what somebody in the middle would, before TLS begins.

@@ -1,4 +1,4 @@
-package pgproxy
+package credential
 
 import (
 	"context"
@@ -11,26 +11,31 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
-	"github.com/pgbough/pgbough/internal/credential"
 )
 
 const (
-	alpn        = "postgresql"
 	lookEvery   = time.Second         // at the files of a certificate
 	renewBefore = 30 * 24 * time.Hour // the end of one that we have issued
 )
 
-// Certificates are what a proxy shows to its clients: from two files, which are
-// read again when they change, or issued by the server's own authority.
+// Certificates are what a server shows to its clients: from two files, which are
+// read again when they change, or issued by the server's own authority. They are
+// safe for concurrent use.
 type Certificates struct {
 	log  *slog.Logger
 	load func() (*tls.Certificate, error)
 	due  func(now time.Time) bool // whether to load again
 
 	mu      sync.Mutex
-	config  *tls.Config
-	binding []byte
+	current *Certificate
 	looked  time.Time
+}
+
+// Certificate is one that a server shows, and what a login over it is bound to.
+// It never changes.
+type Certificate struct {
+	TLS     *tls.Certificate
+	Binding []byte // EndPoint of it
 }
 
 // NewCertificates are those of a certificate file and a key file.
@@ -63,7 +68,7 @@ func modified(path string) time.Time {
 }
 
 // OwnCertificates are issued by ca, for a server that is reached under names.
-func OwnCertificates(ca *credential.CA, log *slog.Logger, names ...string) (*Certificates, error) {
+func OwnCertificates(ca *CA, log *slog.Logger, names ...string) (*Certificates, error) {
 	c := &Certificates{log: log}
 	var end time.Time
 	c.load = func() (*tls.Certificate, error) {
@@ -89,14 +94,13 @@ func (c *Certificates) renew() error {
 			return fmt.Errorf("read the server's certificate: %w", err)
 		}
 	}
-	c.binding = credential.EndPoint(leaf)
-	c.config = &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{alpn}}
+	c.current = &Certificate{TLS: cert, Binding: EndPoint(leaf)}
 	return nil
 }
 
-// current is what the next client is shown, and what a login over it is bound to.
-// Files that cannot be used leave what there was.
-func (c *Certificates) current(ctx context.Context) (*tls.Config, []byte) {
+// Current is what the next client is shown. Files that cannot be used leave what
+// there was.
+func (c *Certificates) Current(ctx context.Context) *Certificate {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now := time.Now(); now.Sub(c.looked) >= lookEvery {
@@ -107,5 +111,12 @@ func (c *Certificates) current(ctx context.Context) (*tls.Config, []byte) {
 			}
 		}
 	}
-	return c.config, c.binding
+	return c.current
+}
+
+// LookAgain has the next Current look at the files, however soon it comes.
+func (c *Certificates) LookAgain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked = time.Time{}
 }
