@@ -48,6 +48,7 @@ type Options struct {
 	Version      string
 	Log          *slog.Logger
 	Failpoint    func(string)
+	Observe      func(pgbough.Operation) // is told of each operation that has ended; may be nil
 }
 
 // Endpoint is where the proxy serves the clients of all branches.
@@ -123,6 +124,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
+	s.engine.Observe(o.Observe)
 	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
 		s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {

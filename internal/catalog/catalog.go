@@ -206,6 +206,15 @@ func (c *Catalog) SetPoolID(ctx context.Context, id string) error {
 	})
 }
 
+// Ping tells whether the catalog can be read.
+func (c *Catalog) Ping(ctx context.Context) error {
+	var one int
+	if err := c.reader.QueryRowContext(ctx, "SELECT count(*) FROM meta").Scan(&one); err != nil {
+		return fmt.Errorf("read the catalog: %w", err)
+	}
+	return nil
+}
+
 // read is for reads of one statement, which see what is committed.
 func (c *Catalog) read(ctx context.Context) *Tx { return &Tx{ctx: ctx, box: c.box, q: c.reader} }
 

@@ -148,3 +148,25 @@ func (c *Catalog) Route(ctx context.Context, name string) (pgbough.Route, error)
 	}
 	return pgbough.Route{}, noBranch(name)
 }
+
+// CountBranches counts, by project id, the branches that can be used.
+func (c *Catalog) CountBranches(ctx context.Context) (map[string]pgbough.BranchCount, error) {
+	type row struct {
+		project string
+		count   pgbough.BranchCount
+	}
+	list, err := all(c.read(ctx), func(_ *Tx, scan func(...any) error) (row, error) {
+		var r row
+		err := scan(&r.project, &r.count.Awake, &r.count.Asleep)
+		return r, err
+	}, `SELECT b.project_id, sum(e.awake), sum(1 - e.awake) FROM endpoints e JOIN branches b ON b.id = e.branch_id
+		WHERE b.state = ? GROUP BY b.project_id`, pgbough.BranchReady)
+	if err != nil {
+		return nil, fmt.Errorf("count the branches: %w", err)
+	}
+	out := make(map[string]pgbough.BranchCount, len(list))
+	for _, r := range list {
+		out[r.project] = r.count
+	}
+	return out, nil
+}

@@ -97,6 +97,7 @@ type Computes struct {
 	mu      sync.Mutex
 	all     map[string]*compute
 	awake   int // how many have a place among those that are awake
+	wakes   int64
 	clients Clients
 	closing bool
 	wg      sync.WaitGroup
@@ -350,6 +351,13 @@ func (c *Computes) Running() []string {
 		}
 	}
 	return ids
+}
+
+// Wakes counts the computes that were woken, since New.
+func (c *Computes) Wakes() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wakes
 }
 
 // Knows tells whether a volume has a compute, awake or asleep.

@@ -72,6 +72,9 @@ func TestOneStartForMany(t *testing.T) {
 				t.Errorf("v%d was started %d times", i, n)
 			}
 		}
+		if n := c.Wakes(); n != 16 {
+			t.Errorf("%d wakes are counted, of 16", n)
+		}
 	})
 }
 

@@ -45,6 +45,7 @@ func (c *Computes) admit(k *compute) error {
 		n, most := c.awake, c.o.MaxAwake
 		if most == 0 || n < most {
 			c.awake++
+			c.wakes++
 			k.placed = true
 			c.mu.Unlock()
 			return nil

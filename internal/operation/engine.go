@@ -41,7 +41,8 @@ type Engine struct {
 	store     Store
 	log       *slog.Logger
 	failpoint func(name string)
-	kinds     map[string]Kind // fixed before Resume
+	observe   func(pgbough.Operation) // nil, or fixed before Resume
+	kinds     map[string]Kind         // fixed before Resume
 
 	ctx   context.Context // ends with ErrClosing
 	close context.CancelCauseFunc
@@ -79,6 +80,10 @@ func (e *Engine) Register(kinds ...Kind) {
 		e.kinds[k.name] = k
 	}
 }
+
+// Observe has f told of each operation that has ended, in the operation's own
+// goroutine. It is called before Resume; f may be nil.
+func (e *Engine) Observe(f func(pgbough.Operation)) { e.observe = f }
 
 // Resume goes on with every operation that an earlier Engine left unfinished. It
 // is called once, before the first Start. An operation whose kind or steps this

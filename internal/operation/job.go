@@ -89,6 +89,9 @@ func (j *job) run() {
 		op := j.now()
 		if op.Status.Done() {
 			j.engine.leave(j)
+			if j.engine.observe != nil {
+				j.engine.observe(op)
+			}
 			j.log.InfoContext(j.ctx, "operation ended", "status", op.Status, "error", op.Error, "duration", time.Since(op.CreatedAt))
 			return
 		}
