@@ -19,6 +19,7 @@ const (
 	EUnreachable Code = "UNREACHABLE" // production cannot be asked
 	ENoSpace     Code = "NO_SPACE"    // the pool's reserve would be touched
 	EDenied      Code = "DENIED"      // no or wrong API key
+	EForbidden   Code = "FORBIDDEN"   // the API key is good, but not for this
 )
 
 // Error is a failure that is told to a person: what happened and why in

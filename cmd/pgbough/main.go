@@ -122,7 +122,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case pgbough.ENotFound:
 		return exitNotFound
-	case pgbough.EConflict, pgbough.ELocked, pgbough.ENoSpace:
+	case pgbough.EConflict, pgbough.ELocked, pgbough.ENoSpace, pgbough.EForbidden:
 		return exitRefused
 	case pgbough.EUnreachable:
 		return exitUnreachable

@@ -18,6 +18,7 @@ import (
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/compute"
+	"github.com/pgbough/pgbough/internal/credential"
 	"github.com/pgbough/pgbough/internal/follower"
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -48,6 +49,7 @@ type Options struct {
 	Version      string
 	Log          *slog.Logger
 	Failpoint    func(string)
+	Admin        credential.APIKey       // opens all of the API; the zero key opens nothing
 	Observe      func(pgbough.Operation) // is told of each operation that has ended; may be nil
 }
 
@@ -77,6 +79,7 @@ type Service struct {
 	engine     *operation.Engine
 	computes   *compute.Computes
 	log        *slog.Logger
+	admin      credential.APIKey
 
 	stuck error // operations that could not be resumed; fixed by reconcile
 
@@ -109,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, ctx: life, cancel: cancel,
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, admin: o.Admin, ctx: life, cancel: cancel,
 		computes: compute.New(compute.Options{
 			Launcher: o.Launcher, Records: o.Catalog, SuspendAfter: o.SuspendAfter, MaxAwake: o.MaxAwake, Log: o.Log, Failpoint: o.Failpoint,
 		}),

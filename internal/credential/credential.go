@@ -39,6 +39,13 @@ func (k APIKey) Matches(shown string) bool {
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1 && k.text != ""
 }
 
+// HashAPIKey is what is kept of the key that was shown, to know it again. One
+// round of SHA-256 is enough for a secret of 128 random bits: nobody can try them.
+func HashAPIKey(shown string) []byte {
+	sum := sha256.Sum256([]byte(shown))
+	return sum[:]
+}
+
 // String keeps the key out of texts that are made by accident.
 func (APIKey) String() string { return "[api key]" }
 
@@ -48,10 +55,13 @@ func (APIKey) GoString() string { return "[api key]" }
 // LogValue keeps the key out of logs.
 func (k APIKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
+// NewAPIKey makes a fresh key.
+func NewAPIKey() APIKey { return APIKey{apiKeyPrefix + rand.Text()} }
+
 // EnsureAPIKey reads the API key in the file at path, and makes one if there is
 // no such file.
 func EnsureAPIKey(path string) (APIKey, error) {
-	text, err := ensureFile(path, "an API key", func() []byte { return []byte(apiKeyPrefix + rand.Text() + "\n") })
+	text, err := ensureFile(path, "an API key", func() []byte { return []byte(NewAPIKey().text + "\n") })
 	if err != nil {
 		return APIKey{}, err
 	}

@@ -90,7 +90,7 @@ func sqlState(c pgbough.Code) string {
 		return "3D000" // invalid_catalog_name
 	case pgbough.ENoSpace:
 		return "53100" // disk_full
-	case pgbough.EDenied:
+	case pgbough.EDenied, pgbough.EForbidden:
 		return "28000" // invalid_authorization_specification
 	case pgbough.EConflict, pgbough.ELocked, pgbough.EUnreachable:
 		return "57P03" // cannot_connect_now
