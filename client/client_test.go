@@ -23,7 +23,7 @@ func newClient(t *testing.T) (*client.Client, *httpapitest.Service) {
 	t.Helper()
 	s := httpapitest.New()
 	s.AddProject("quiet-sun-12345678", "shop")
-	web := httptest.NewServer(httpapi.New(s, httpapi.OneKey("k"), slog.New(slog.DiscardHandler)))
+	web := httptest.NewServer(httpapi.New(httpapi.Options{Service: s, Keys: s, Log: slog.New(slog.DiscardHandler)}))
 	t.Cleanup(func() {
 		web.Close()
 		s.Close()

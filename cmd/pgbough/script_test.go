@@ -34,7 +34,7 @@ func TestScripts(t *testing.T) {
 			s.AddProject("quiet-sun-12345678", "shop")
 			s.AddBranch("shop", "br-calm-fox-a1b2c3d4", "old")
 			s.LogText, s.LogMore = "LOG: one\n", "LOG: two\n"
-			web := httptest.NewServer(httpapi.New(s, httpapi.OneKey("k"), slog.New(slog.DiscardHandler)))
+			web := httptest.NewServer(httpapi.New(httpapi.Options{Service: s, Keys: s, Log: slog.New(slog.DiscardHandler)}))
 			env.Defer(func() {
 				web.CloseClientConnections()
 				web.Close()
@@ -136,7 +136,7 @@ func inProcess(t *testing.T, in string, args ...string) (string, error) {
 func TestConfirmation(t *testing.T) {
 	s := httpapitest.New()
 	s.AddProject("quiet-sun-12345678", "shop")
-	web := httptest.NewServer(httpapi.New(s, httpapi.OneKey("k"), slog.New(slog.DiscardHandler)))
+	web := httptest.NewServer(httpapi.New(httpapi.Options{Service: s, Keys: s, Log: slog.New(slog.DiscardHandler)}))
 	defer web.Close()
 	t.Setenv("PGBOUGH_API", web.URL)
 	t.Setenv("PGBOUGH_API_KEY", "k")

@@ -249,7 +249,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
 		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
-		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Endpoint: endpoint, Failpoint: failpoint,
+		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Endpoint: endpoint, Failpoint: failpoint, Admin: s.admin,
 	})
 	if err != nil {
 		return s, err
@@ -284,7 +284,7 @@ func machineNotes(l *sandbox.Launcher) []string {
 // serve answers the API until ctx ends.
 func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger) error {
 	api := &http.Server{
-		Handler: httpapi.New(s.service, s.admin, log), ReadHeaderTimeout: 10 * time.Second,
+		Handler: httpapi.New(httpapi.Options{Service: s.service, Keys: s.service, Log: log}), ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	var g run.Group

@@ -22,6 +22,8 @@ func statusOf(code pgbough.Code) int {
 		return http.StatusBadRequest
 	case pgbough.EDenied:
 		return http.StatusUnauthorized
+	case pgbough.EForbidden:
+		return http.StatusForbidden
 	case pgbough.ENotFound:
 		return http.StatusNotFound
 	case pgbough.EConflict:

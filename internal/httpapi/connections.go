@@ -102,7 +102,9 @@ func (a *api) streamLog(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	log, err := a.service.Log(r.Context(), r.PathValue("project"), r.PathValue("branch"), follow)
+	ctx, stop := a.whileGood(r)
+	defer stop()
+	log, err := a.service.Log(ctx, r.PathValue("project"), r.PathValue("branch"), follow)
 	if err != nil {
 		return err
 	}
@@ -124,8 +126,8 @@ func (a *api) streamLog(w http.ResponseWriter, r *http.Request) error {
 		if err == nil {
 			continue
 		}
-		if !errors.Is(err, io.EOF) && r.Context().Err() == nil {
-			a.log.ErrorContext(r.Context(), "log of branch cannot be read", "request_id", w.Header().Get(requestIDHeader), "error", err)
+		if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			a.log.ErrorContext(ctx, "log of branch cannot be read", "request_id", w.Header().Get(requestIDHeader), "error", err)
 			panic(http.ErrAbortHandler) // so that the client sees that something is missing
 		}
 		return nil

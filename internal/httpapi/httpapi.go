@@ -3,6 +3,9 @@
 // calls of a Service and its answers into the wire types of neonapi, and is the
 // one place where a pgbough.Code becomes an HTTP status.
 //
+// Every request shows an API key (see access.go for what it opens), and from
+// another machine it comes over TLS.
+//
 // A request that starts an operation waits for it, but no longer than the query
 // parameter wait says (a duration such as 30s, at most a minute): Neon's
 // clients expect a branch that can be used, and the shortest timeout among them
@@ -11,8 +14,6 @@ package httpapi
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -31,33 +32,46 @@ const (
 	maxBody = 1 << 20
 )
 
-// New makes the handler of everything under /api/v2.
-func New(service Service, keys Keys, log *slog.Logger) http.Handler {
-	a := &api{service: service, keys: keys, log: log}
+// Options of the API. Service, Keys and Log must be set.
+type Options struct {
+	Service Service
+	Keys    Keys
+	Metrics http.Handler // answers GET /metrics; nil: there are none
+	Log     *slog.Logger
+}
+
+// New makes the handler of everything under /api/v2, and of /healthz and
+// /metrics beside it.
+func New(o Options) http.Handler {
+	a := &api{service: o.Service, keys: o.Keys, metrics: o.Metrics, log: o.Log}
 	mux := http.NewServeMux()
-	for pattern, handle := range a.routes() {
+	for pattern, handle := range a.handlers() {
 		method, path, _ := strings.Cut(pattern, " ")
-		mux.Handle(method+" "+neonapi.Prefix+path, a.endpoint(handle))
+		if pattern != metricsPattern {
+			path = neonapi.Prefix + path
+		}
+		mux.Handle(method+" "+path, a.endpoint(a.permitted(accessTo(pattern), handle)))
 	}
-	mux.Handle("/", a.endpoint(func(_ http.ResponseWriter, r *http.Request) error {
-		return pgbough.Errorf(pgbough.ENotFound, "there is no %s %s in this API", r.Method, r.URL.Path)
-	}))
+	mux.Handle("/", a.endpoint(nothing))
 	return a.outermost(mux)
 }
 
-// OneKey is Keys of which one is good.
-func OneKey(key string) Keys { return oneKey(sha256.Sum256([]byte(key))) }
+// handlers are all that the API can be asked with a key.
+func (a *api) handlers() map[string]handler {
+	all := a.routes()
+	all[metricsPattern] = a.getMetrics
+	return all
+}
 
-type oneKey [sha256.Size]byte
-
-func (k oneKey) Matches(shown string) bool {
-	sum := sha256.Sum256([]byte(shown))
-	return subtle.ConstantTimeCompare(k[:], sum[:]) == 1
+// nothing answers a request for what the API does not have.
+func nothing(_ http.ResponseWriter, r *http.Request) error {
+	return pgbough.Errorf(pgbough.ENotFound, "there is no %s %s in this API", r.Method, r.URL.Path)
 }
 
 type api struct {
 	service Service
 	keys    Keys
+	metrics http.Handler
 	log     *slog.Logger
 }
 
@@ -106,6 +120,10 @@ func (a *api) routes() map[string]handler {
 		"GET /operations":                            a.listOperations,
 		"GET /operations/{operation}":                a.getOperation,
 
+		"GET /api_keys":          a.listKeys,
+		"POST /api_keys":         a.createKey,
+		"DELETE /api_keys/{key}": a.revokeKey,
+
 		"POST /check":       a.check,
 		"GET /status":       a.getStatus,
 		"GET /pool":         a.getPool,
@@ -115,7 +133,7 @@ func (a *api) routes() map[string]handler {
 }
 
 // outermost is what happens to every request before it is routed: it gets an
-// id, a panic becomes an answer, and who has no key gets no further.
+// id, a panic becomes an answer, and who has no key gets no further than /healthz.
 func (a *api) outermost(next http.Handler) http.Handler {
 	guard := http.NewCrossOriginProtection()
 	guard.SetDenyHandler(a.endpoint(func(http.ResponseWriter, *http.Request) error {
@@ -123,28 +141,13 @@ func (a *api) outermost(next http.Handler) http.Handler {
 	}))
 	next = a.authenticated(next)
 	next = guard.Handler(next)
+	next = a.withHealth(next)
 	next = a.recovered(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(requestIDHeader, rand.Text())
 		w.Header().Set("Cache-Control", "no-store") // answers hold passwords
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		next.ServeHTTP(w, r)
-	})
-}
-
-func (a *api) authenticated(next http.Handler) http.Handler {
-	refuse := a.endpoint(func(w http.ResponseWriter, _ *http.Request) error {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		return pgbough.Errorf(pgbough.EDenied, "the API key is missing or wrong").
-			WithHint("send the content of admin.key in the server's data directory as \"Authorization: Bearer KEY\"; the pgbough command takes it from PGBOUGH_API_KEY, or from the file itself in PGBOUGH_DATA")
-	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") || !a.keys.Matches(strings.TrimSpace(key)) {
-			refuse.ServeHTTP(w, r)
-			return
-		}
 		next.ServeHTTP(w, r)
 	})
 }

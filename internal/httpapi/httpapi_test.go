@@ -20,7 +20,7 @@ import (
 	"github.com/pgbough/pgbough/internal/httpapi/httpapitest"
 )
 
-const key = "test-key"
+const key = httpapitest.Admin
 
 // server is the API over a Service in memory.
 type server struct {
@@ -33,7 +33,9 @@ func newServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{Service: httpapitest.New(), log: &bytes.Buffer{}}
 	s.At(time.Date(2026, 9, 1, 2, 0, 0, 123456000, time.FixedZone("elsewhere", 2*60*60)))
-	web := httptest.NewServer(httpapi.New(s, httpapi.OneKey(key), slog.New(slog.NewTextHandler(s.log, nil))))
+	web := httptest.NewServer(httpapi.New(httpapi.Options{
+		Service: s, Keys: s.Service, Metrics: http.HandlerFunc(metrics), Log: slog.New(slog.NewTextHandler(s.log, nil)),
+	}))
 	t.Cleanup(func() {
 		web.CloseClientConnections()
 		web.Close()
@@ -42,6 +44,8 @@ func newServer(t *testing.T) *server {
 	s.url = web.URL
 	return s
 }
+
+func metrics(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pgbough_up 1\n") }
 
 // withShop is a server with one project and one branch.
 func withShop(t *testing.T) *server {
@@ -370,6 +374,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{pgbough.EInvalid, 400},
 		{pgbough.EDenied, 401},
+		{pgbough.EForbidden, 403},
 		{pgbough.ENotFound, 404},
 		{pgbough.EConflict, 409},
 		{pgbough.ELocked, 423},

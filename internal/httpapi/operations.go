@@ -8,7 +8,11 @@ import (
 )
 
 func (a *api) listOperations(w http.ResponseWriter, r *http.Request) error {
-	ops, err := a.service.Operations(r.Context(), r.PathValue("project"))
+	project := r.PathValue("project")
+	if project == "" {
+		project = keyIn(r.Context()).ProjectID
+	}
+	ops, err := a.service.Operations(r.Context(), project)
 	if err != nil {
 		return err
 	}
@@ -31,22 +35,36 @@ func (a *api) getOperation(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	op, err := a.service.Operation(r.Context(), r.PathValue("operation"))
+	op, err := a.operation(r)
 	if err != nil {
 		return err
-	}
-	if project := r.PathValue("project"); project != "" && project != op.ProjectID {
-		p, err := a.service.Project(r.Context(), project) // it may be the name
-		if err != nil {
-			return err
-		}
-		if p.ID != op.ProjectID {
-			return pgbough.Errorf(pgbough.ENotFound, "project %s has no operation %s", p.Name, op.ID)
-		}
 	}
 	waited, failure := a.wait(r.Context(), op, limit)
 	if waited.ID == "" {
 		return failure
 	}
 	return writeJSON(w, http.StatusOK, neonapi.OperationResponse{Operation: wireFailure(waited, failure)})
+}
+
+// operation is the one in the path, if it belongs to the project in the path, if
+// there is one, and to what the key opens. One that does not, and one that there
+// never was, are told in the same words.
+func (a *api) operation(r *http.Request) (pgbough.Operation, error) {
+	ctx, id, project := r.Context(), r.PathValue("operation"), r.PathValue("project")
+	op, err := a.service.Operation(ctx, id)
+	if err != nil && pgbough.ErrorCode(err) != pgbough.ENotFound {
+		return op, err
+	}
+	if err == nil && project != "" && project != op.ProjectID {
+		p, err := a.service.Project(ctx, project) // it may be the name
+		if err != nil {
+			return op, err
+		}
+		project = p.ID
+	}
+	if err != nil || project != "" && project != op.ProjectID || !opens(keyIn(ctx), op.ProjectID) {
+		return pgbough.Operation{}, pgbough.Errorf(pgbough.ENotFound, "there is no operation %q", id).
+			WithHint("`pgbough ops` shows those that are remembered")
+	}
+	return op, nil
 }

@@ -14,9 +14,9 @@ func (a *api) listProjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	search := r.URL.Query().Get("search")
+	search, key := r.URL.Query().Get("search"), keyIn(r.Context())
 	projects = slices.DeleteFunc(slices.Clone(projects), func(p pgbough.Project) bool {
-		return !strings.Contains(p.Name, search) && p.ID != search
+		return !opens(key, p.ID) || !strings.Contains(p.Name, search) && p.ID != search
 	})
 	o := order{}
 	projects, next, err := page(r, projects, o, func(p pgbough.Project) string { return o.key(p.CreatedAt, p.ID) })

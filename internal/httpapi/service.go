@@ -18,6 +18,8 @@ import (
 // durable. Its zero value means that there was nothing to do. All methods may
 // be called at the same time.
 type Service interface {
+	// Healthy is nil while the server can serve.
+	Healthy(ctx context.Context) error
 	Status(ctx context.Context) (pgbough.Status, error)
 	// Check looks at everything that Attach would need and changes nothing. That
 	// production cannot be reached is a finding, not an error.
@@ -71,10 +73,12 @@ type Service interface {
 	// Prune removes the volumes that the catalog does not know, or with dryRun
 	// only tells which, and returns them.
 	Prune(ctx context.Context, dryRun bool) ([]pgbough.VolumeStatus, error)
-}
 
-// Keys tells which API keys are good.
-type Keys interface {
-	// Matches takes as long for every key, so that its time tells nothing.
-	Matches(shown string) bool
+	// CreateKey makes an API key; the second result is what is shown for it, and
+	// cannot be had again.
+	CreateKey(ctx context.Context, req pgbough.KeyRequest) (pgbough.APIKey, string, error)
+	// Keys lists all API keys that CreateKey has made and nobody revoked.
+	Keys(ctx context.Context) ([]pgbough.APIKey, error)
+	// RevokeKey ends an API key, by its id or name, when it returns.
+	RevokeKey(ctx context.Context, key string) (pgbough.APIKey, error)
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/neonapi"
@@ -11,6 +12,10 @@ func (a *api) getStatus(w http.ResponseWriter, r *http.Request) error {
 	status, err := a.service.Status(r.Context())
 	if err != nil {
 		return err
+	}
+	if key := keyIn(r.Context()); key.ProjectID != "" {
+		status.Projects = slices.DeleteFunc(status.Projects, func(p pgbough.ProjectStatus) bool { return !opens(key, p.Project.ID) })
+		status.Notes = nil // they may be about other projects
 	}
 	return writeJSON(w, http.StatusOK, wireStatus(status))
 }

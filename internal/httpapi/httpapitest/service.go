@@ -40,6 +40,8 @@ type Service struct {
 	projects []pgbough.Project
 	branches []pgbough.BranchView
 	ops      []*operation
+	keys     []storedKey
+	lastKey  int64
 	running  sync.WaitGroup
 	now      func() time.Time
 }
