@@ -29,7 +29,7 @@ func layers() []Layer {
 		}},
 		{Name: "branches", Dirs: []string{"internal/branch"}},
 		{
-			Name: "edges", Dirs: []string{"client", "internal/httpapi"},
+			Name: "edges", Dirs: []string{"client", "internal/httpapi", "internal/metrics"},
 			Only: []string{".", "internal/neonapi"},
 			Why:  "an edge knows the nouns and the wire, and declares what it needs as an interface",
 		},
@@ -74,6 +74,7 @@ func owners() []Owner {
 		{"github.com/moby/sys/mountinfo", []string{"internal/volume/..."}, "only the pool mounts"},
 		{"github.com/oklog/run", []string{"cmd/pgbough"}, "the server is a group of actors, put together in one place"},
 		{"github.com/opencontainers/cgroups", []string{"internal/sandbox"}, "what limits a sandbox is set where it is made"},
+		{"github.com/prometheus/client_golang", []string{"internal/metrics"}, "what is measured is named in one place"},
 		{"github.com/rogpeppe/go-internal", nil, "scripts of the command line are tests"},
 		{"github.com/spf13/cobra", []string{"cmd/pgbough"}, "the command line is parsed in one place"},
 		{"github.com/vbauerster/mpb/v8", []string{"cmd/pgbough"}, "only commands talk to a terminal"},
