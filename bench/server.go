@@ -53,7 +53,7 @@ func startServer(ctx context.Context, o options, dir string, size float64) (_ *s
 	}
 	key, err := os.ReadFile(filepath.Join(s.data(), client.KeyFile))
 	if err == nil {
-		s.client, err = client.New(s.api, strings.TrimSpace(string(key)))
+		s.client, err = client.New(s.api, strings.TrimSpace(string(key)), nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.stop())

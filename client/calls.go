@@ -277,3 +277,18 @@ func (c *Client) ResizePool(ctx context.Context, size int64) (PoolResponse, erro
 func (c *Client) Prune(ctx context.Context, dryRun bool) (PruneResponse, error) {
 	return ask[PruneResponse](ctx, c, http.MethodPost, "/pool/prune", nil, PruneRequest{DryRun: dryRun})
 }
+
+// CreateKey makes an API key.
+func (c *Client) CreateKey(ctx context.Context, req CreateKeyRequest) (CreatedKey, error) {
+	return ask[CreatedKey](ctx, c, http.MethodPost, "/api_keys", nil, req)
+}
+
+// Keys lists all API keys but the server's own, the oldest first.
+func (c *Client) Keys(ctx context.Context) ([]APIKey, error) {
+	return ask[[]APIKey](ctx, c, http.MethodGet, "/api_keys", nil, nil)
+}
+
+// RevokeKey ends an API key, by its id or name.
+func (c *Client) RevokeKey(ctx context.Context, key string) (RevokedKey, error) {
+	return ask[RevokedKey](ctx, c, http.MethodDelete, path("api_keys", key), nil, nil)
+}

@@ -28,7 +28,7 @@ func newClient(t *testing.T) (*client.Client, *httpapitest.Service) {
 		web.Close()
 		s.Close()
 	})
-	c, err := client.New(web.URL, "k")
+	c, err := client.New(web.URL, "k", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestNoServer(t *testing.T) {
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
 	for name, api := range map[string]string{"nobody": l.Addr().String(), "another": other.URL} {
-		c, err := client.New(api, "k")
+		c, err := client.New(api, "k", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func TestFromEnvironment(t *testing.T) {
 	if pgbough.ErrorCode(err) != pgbough.EDenied {
 		t.Errorf("without a key: %v", err)
 	}
-	if _, err := client.New("ftp://x", ""); pgbough.ErrorCode(err) != pgbough.EInvalid {
+	if _, err := client.New("ftp://x", "", nil); pgbough.ErrorCode(err) != pgbough.EInvalid {
 		t.Errorf("address: %v", err)
 	}
 }

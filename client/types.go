@@ -5,6 +5,8 @@ import "github.com/pgbough/pgbough/internal/neonapi"
 // What the API is asked and answers. The JSON is Neon's API v2 with pgbough's
 // additions.
 type (
+	// APIKey is somebody who may use the API.
+	APIKey = neonapi.APIKey
 	// Branch is a node of a project's tree.
 	Branch = neonapi.Branch
 	// BranchList answers GET /projects/{p}/branches.
@@ -25,6 +27,10 @@ type (
 	CreateBranchRequest = neonapi.CreateBranchRequest
 	// CreateProjectRequest is the body of POST /projects.
 	CreateProjectRequest = neonapi.CreateProjectRequest
+	// CreateKeyRequest is the body of POST /api_keys.
+	CreateKeyRequest = neonapi.CreateKeyRequest
+	// CreatedKey answers POST /api_keys: only here the key is shown.
+	CreatedKey = neonapi.CreatedKey
 	// CreatedBranch answers POST /projects/{p}/branches.
 	CreatedBranch = neonapi.CreatedBranch
 	// CreatedProject answers POST /projects.
@@ -61,6 +67,8 @@ type (
 	PruneRequest = neonapi.PruneRequest
 	// PruneResponse answers POST /pool/prune: the volumes that were removed, or would be.
 	PruneResponse = neonapi.PruneResponse
+	// RevokedKey answers DELETE /api_keys/{key}.
+	RevokedKey = neonapi.RevokedKey
 	// RoleList answers GET .../roles.
 	RoleList = neonapi.RoleList
 	// SetSourceRequest is the body of PATCH /projects/{p}/source.
