@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -5,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +29,7 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&e.proxy, "proxy", envOr("PGBOUGH_PROXY", "127.0.0.1:7432"), "address where clients reach all branches (PGBOUGH_PROXY)")
 	f.StringVar(&e.domain, "domain", "", "URIs name each branch as <endpoint>.`DOMAIN`; DNS has to lead *.DOMAIN to this server")
-	f.StringVar(&e.cert, "tls-cert", "", "`file` with the certificate that clients see (default: one signed by the server's own authority, ca.crt in the data directory)")
+	f.StringVar(&e.cert, "tls-cert", "", "`file` with the certificate that clients of branches and of the API see (default: one signed by the server's own authority, ca.crt in the data directory)")
 	f.StringVar(&e.key, "tls-key", "", "`file` with its key")
 	f.BoolVar(&e.plain, "allow-plain", false, "let clients of other machines in without TLS")
 	f.IntVar(&e.clients, "max-clients", 0, "how many clients may be connected to all branches; 0 for no limit")
@@ -57,30 +60,35 @@ func (e *endpointFlags) endpoint(l net.Listener) (branch.Endpoint, error) {
 	if err != nil {
 		return branch.Endpoint{}, err
 	}
+	return branch.Endpoint{Host: named(host), Port: port, Domain: e.domain}, nil
+}
+
+// named is a host that a listener has, for clients of other machines.
+func named(host string) string {
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		if host, err = os.Hostname(); err != nil {
-			return branch.Endpoint{}, err
+		if name, err := os.Hostname(); err == nil {
+			return name
 		}
 	}
-	return branch.Endpoint{Host: host, Port: port, Domain: e.domain}, nil
+	return host
 }
 
 // options are the proxy's, but for its Service. The authority that signs its
 // certificate is in the data directory; clients that verify need what stands in
 // ca.crt beside it.
-func (e *endpointFlags) options(data string, key *credential.Key, log *slog.Logger) (pgproxy.Options, error) {
+func (e *endpointFlags) options(data string, key *credential.Key, log *slog.Logger, listeners ...net.Listener) (pgproxy.Options, error) {
 	o := pgproxy.Options{Log: log, Plain: pgproxy.PlainLoopback, Domain: e.domain, MaxClients: e.clients}
 	if e.plain {
 		o.Plain = pgproxy.PlainAlways
 	}
 	var err error
 	if o.Decoys, err = key.Decoys(); err == nil {
-		o.TLS, err = e.certificates(data, log)
+		o.TLS, err = e.certificates(data, log, listeners)
 	}
 	return o, err
 }
 
-func (e *endpointFlags) certificates(data string, log *slog.Logger) (*credential.Certificates, error) {
+func (e *endpointFlags) certificates(data string, log *slog.Logger, listeners []net.Listener) (*credential.Certificates, error) {
 	if e.cert != "" {
 		return credential.NewCertificates(e.cert, e.key, log)
 	}
@@ -91,12 +99,42 @@ func (e *endpointFlags) certificates(data string, log *slog.Logger) (*credential
 	if err := os.WriteFile(filepath.Join(data, "ca.crt"), ca.PEM(), 0o644); err != nil {
 		return nil, err
 	}
-	names := []string{"localhost", "127.0.0.1", "::1"}
-	if host, err := os.Hostname(); err == nil {
-		names = append(names, host)
-	}
+	names := addresses(listeners)
 	if e.domain != "" {
 		names = append(names, "*."+e.domain, e.domain)
 	}
 	return credential.OwnCertificates(ca, log, names...)
+}
+
+// addresses are the names and addresses under which a machine can reach any of
+// the listeners: where one is on all addresses, those that this machine has now.
+func addresses(listeners []net.Listener) []string {
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	for _, l := range listeners {
+		tcp, ok := l.Addr().(*net.TCPAddr)
+		if !ok {
+			continue
+		}
+		names = append(names, tcp.IP.String())
+		if !tcp.IP.IsUnspecified() {
+			continue
+		}
+		own, err := net.InterfaceAddrs()
+		if err != nil {
+			continue // clients then use the host name
+		}
+		for _, a := range own {
+			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+				names = append(names, n.IP.String())
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool {
+		ip := net.ParseIP(name)
+		return ip != nil && ip.IsUnspecified()
+	})
 }

@@ -37,6 +37,7 @@ func commands(g *globals) []*cobra.Command {
 		newRunCommand(g),
 		newOpsCommand(g),
 		newPoolCommand(g),
+		newKeyCommand(g),
 		newVersionCommand(g),
 	}
 }
@@ -57,10 +58,11 @@ private, writable Postgres servers that start as production is at that moment.
 All commands but server are clients. They ask the server at PGBOUGH_API
 (` + client.DefaultAPI + `) with the key PGBOUGH_API_KEY, by default the one in the file
 ` + client.KeyFile + ` of the data directory PGBOUGH_DATA (` + client.DefaultData + `): on the
-server's machine whoever may read that file needs to set nothing. PGBOUGH_PROJECT is
-the default of --project, which is needed only where there are several projects.
-With --json a command prints the API's own JSON. Answers go to stdout, all else to
-stderr.`,
+server's machine whoever may read that file needs to set nothing. On other machines
+PGBOUGH_API begins with https://, and PGBOUGH_CA names a copy of ` + client.CAFile + `, with which
+the server is verified, from the same directory. PGBOUGH_PROJECT is the default of
+--project, which is needed only where there are several projects. With --json a
+command prints the API's own JSON. Answers go to stdout, all else to stderr.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -1,7 +1,10 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,6 +25,7 @@ import (
 	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/credential"
 	"github.com/pgbough/pgbough/internal/httpapi"
+	"github.com/pgbough/pgbough/internal/metrics"
 	"github.com/pgbough/pgbough/internal/operation"
 	"github.com/pgbough/pgbough/internal/pgproxy"
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -31,7 +35,6 @@ import (
 
 const (
 	defaultUID     = 64420 // of every Postgres of ours; needs no entry in passwd
-	apiGrace       = 5 * time.Second
 	serverShutdown = 2 * time.Minute
 
 	leastMemory    = 256 << 20
@@ -65,8 +68,9 @@ with both addresses on stdout when it does. It needs root, to mount the pool and
 start each Postgres in a sandbox as an unprivileged user.
 
 Both addresses are of this machine only. With --proxy 0.0.0.0:7432 other machines
-reach branches too, with TLS; ca.crt in the data directory is what they verify the
-server with. The API has no TLS: lead it through ssh, or a proxy that has.
+reach branches too, and with --api 0.0.0.0:7420 the API, both with TLS; ca.crt in the
+data directory is what they verify the server with. Clients of this machine need no
+TLS wherever the server listens.
 
 SIGTERM or SIGINT stops it and every Postgres that it runs, cleanly. A server that is
 killed leaves them running; the next one takes them over.
@@ -77,14 +81,14 @@ out below the branches.
 
 Sizes are such as 500M or 20GB, in powers of 1024.`,
 		Example: `  pgbough server --data /var/lib/pgbough --pool-size 200GB
-  pgbough server --data /var/lib/pgbough --proxy 0.0.0.0:7432
+  pgbough server --data /var/lib/pgbough --proxy 0.0.0.0:7432 --api 0.0.0.0:7420
   pgbough server --data /var/lib/pgbough --pool reflink:/srv/xfs/pgbough --spares 2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), cmd) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.data, "data", envOr("PGBOUGH_DATA", "/var/lib/pgbough"), "data directory (PGBOUGH_DATA)")
-	f.StringVar(&c.api, "api", envOr("PGBOUGH_LISTEN", "127.0.0.1:7420"), "address of the API, which has no TLS (PGBOUGH_LISTEN)")
+	f.StringVar(&c.api, "api", envOr("PGBOUGH_LISTEN", "127.0.0.1:7420"), "address of the API (PGBOUGH_LISTEN)")
 	f.StringVar(&c.pool, "pool", "auto", "auto, btrfs, reflink or copy, with :PATH for a directory that is on such a file system; or zfs:POOL/DATASET (experimental)")
 	f.StringVar(&c.poolSize, "pool-size", "", "size of a new pool image, such as 50GB (default: half of what the disk has free)")
 	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use of the pool, so that the followers can go on (default: 5% of it)")
@@ -144,7 +148,8 @@ type server struct {
 	listener net.Listener // of the API
 	clients  net.Listener // of the proxy
 	proxy    *pgproxy.Proxy
-	admin    credential.APIKey
+	api      http.Handler
+	tls      *credential.Certificates // of both
 }
 
 func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, err error) {
@@ -178,7 +183,8 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return nil, err
 	}
-	if s.admin, err = credential.EnsureAPIKey(filepath.Join(data, "admin.key")); err != nil {
+	admin, err := credential.EnsureAPIKey(filepath.Join(data, "admin.key"))
+	if err != nil {
 		return nil, err
 	}
 	if s.catalog, err = catalog.Open(ctx, filepath.Join(data, "catalog.db"), key); err != nil {
@@ -238,7 +244,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return nil, err
 	}
-	options, err := c.endpoint.options(data, key, log)
+	options, err := c.endpoint.options(data, key, log, s.listener, s.clients)
 	if err != nil {
 		return nil, err
 	}
@@ -246,10 +252,11 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if s.storage.Image != nil {
 		image = s.storage.Image.File
 	}
+	figures := metrics.New(version)
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
 		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
-		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Endpoint: endpoint, Failpoint: failpoint, Admin: s.admin,
+		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Endpoint: endpoint, Failpoint: failpoint, Admin: admin, Observe: figures.Observe,
 	})
 	if err != nil {
 		return s, err
@@ -257,6 +264,9 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	options.Service = s.service
 	s.proxy = pgproxy.New(options)
 	s.service.SetClients(s.proxy)
+	s.tls = options.TLS
+	s.api = httpapi.New(httpapi.Options{Service: s.service, Keys: s.service, Log: log, Metrics: figures.Handler(
+		s.service, func() metrics.Clients { return metrics.Clients(s.proxy.Stats()) }, log)})
 	return s, nil
 }
 
@@ -281,12 +291,20 @@ func machineNotes(l *sandbox.Launcher) []string {
 	return nil
 }
 
+// apiURL is what PGBOUGH_API has to be to reach the API, as far as it is known here.
+func apiURL(l net.Listener) string {
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return l.Addr().String()
+	}
+	if net.ParseIP(host).IsLoopback() {
+		return "http://" + l.Addr().String()
+	}
+	return "https://" + net.JoinHostPort(named(host), port)
+}
+
 // serve answers the API until ctx ends.
 func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger) error {
-	api := &http.Server{
-		Handler: httpapi.New(httpapi.Options{Service: s.service, Keys: s.service, Log: log}), ReadHeaderTimeout: 10 * time.Second,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
 	var g run.Group
 	done := make(chan struct{})
 	g.Add(func() error {
@@ -296,18 +314,14 @@ func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger
 		}
 		return nil
 	}, func(error) { close(done) })
-	g.Add(func() error { return api.Serve(s.listener) }, func(error) {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiGrace)
-		defer cancel()
-		if api.Shutdown(grace) != nil {
-			_ = api.Close() // long requests are not waited for
-		}
-	})
+	certificate := func(ctx context.Context) *tls.Certificate { return s.tls.Current(ctx).TLS }
+	asked, enough := context.WithCancel(ctx)
+	g.Add(func() error { return httpapi.Serve(asked, s.listener, s.api, certificate, log) }, func(error) { enough() })
 	proxied, farewell := context.WithCancel(context.WithoutCancel(ctx))
 	g.Add(func() error { return s.proxy.Serve(proxied, s.clients) }, func(error) { farewell() })
-	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=http://%s proxy=%s\n", s.listener.Addr(), s.clients.Addr())
+	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=%s proxy=%s\n", apiURL(s.listener), s.clients.Addr())
 	log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "proxy", s.clients.Addr().String(), "version", version)
-	if err := g.Run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := g.Run(); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil

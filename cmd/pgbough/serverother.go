@@ -1,0 +1,26 @@
+//go:build !linux
+
+package main
+
+import (
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgbough/pgbough"
+)
+
+// newServerCommand stands for the server where it cannot run: sandboxes, mounts
+// and cgroups are Linux's. All other commands are clients and work.
+func newServerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "server",
+		Short:              "Run the server, on Linux only",
+		Long:               "The server runs on Linux only. On this machine pgbough is a client of one elsewhere.",
+		DisableFlagParsing: true, // whatever flags it is given
+		RunE: func(*cobra.Command, []string) error {
+			return pgbough.Errorf(pgbough.EInvalid, "the server runs on Linux only, and this is %s", runtime.GOOS).
+				WithHint("start it on a Linux machine next to production, and set PGBOUGH_API, PGBOUGH_API_KEY and PGBOUGH_CA here")
+		},
+	}
+}
