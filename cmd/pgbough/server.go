@@ -34,7 +34,7 @@ import (
 )
 
 const (
-	defaultUID     = 64420 // of every Postgres of ours; needs no entry in passwd
+	defaultUID     = 64420 // of all files of Postgres, and the first of a range; needs no entry in passwd
 	serverShutdown = 2 * time.Minute
 
 	leastMemory    = 256 << 20
@@ -93,7 +93,7 @@ Sizes are such as 500M or 20GB, in powers of 1024.`,
 	f.StringVar(&c.poolSize, "pool-size", "", "size of a new pool image, such as 50GB (default: half of what the disk has free)")
 	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use of the pool, so that the followers can go on (default: 5% of it)")
 	f.BoolVar(&c.sparse, "pool-sparse", false, "do not take a new image's whole size from the disk at once")
-	f.IntVar(&c.uid, "uid", defaultUID, "user and group id that each Postgres runs as")
+	f.IntVar(&c.uid, "uid", defaultUID, fmt.Sprintf("user and group id that the files of each Postgres belong to; of the %d after it, each Postgres runs as one of its own", sandbox.Spread))
 	f.IntVar(&c.spares, "spares", 1, "how many spares each project has ready: so many branches can be made at once")
 	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
 	f.StringVar(&c.memory, "branch-memory", "2GB", "memory of each branch, shared_buffers and its part of the page cache included; empty for no limit")
@@ -229,7 +229,7 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 		return nil, err
 	}
 	cred := postgres.Credential{UID: c.uid, GID: c.uid}
-	if s.launcher, err = sandbox.New(sandbox.Options{Credential: cred, Log: log}); err != nil {
+	if s.launcher, err = sandbox.New(sandbox.Options{Credential: cred, Dirs: []string{s.storage.Pool.Dir(), runDir}, Log: log}); err != nil {
 		return nil, err
 	}
 	// The ports are taken before anything is started: two servers do not get in each other's way.
@@ -285,10 +285,14 @@ func (c *serverCommand) limits() (postgres.Limits, error) {
 
 // machineNotes tell what the machine cannot do.
 func machineNotes(l *sandbox.Launcher) []string {
+	var notes []string
 	if err := l.Unlimited(); err != nil {
-		return []string{"the memory, CPUs and processes of branches are not limited: " + err.Error()}
+		notes = append(notes, "the memory, CPUs and processes of branches are not limited: "+err.Error())
 	}
-	return nil
+	if err := l.Shared(); err != nil {
+		notes = append(notes, "all branches run as one operating system user, kept apart by namespaces alone: "+err.Error())
+	}
+	return notes
 }
 
 // apiURL is what PGBOUGH_API has to be to reach the API, as far as it is known here.

@@ -22,8 +22,9 @@ import (
 	"github.com/pgbough/pgbough/internal/volume/storage"
 )
 
-// testUID is what every Postgres of these tests runs as.
-const testUID = 64421
+// testUID is what the files of every Postgres of these tests belong to. It and
+// those after it are not other tests'.
+const testUID = 63900
 
 // rig is a Service on a catalog, a pool and sandboxes of its own.
 type rig struct {
@@ -54,7 +55,7 @@ func newRig(t *testing.T, change ...func(*storage.Config)) *rig {
 	must(t, err)
 	t.Cleanup(func() { must(t, st.Close(context.Background())) })
 	cred := postgres.Credential{UID: testUID, GID: testUID}
-	l, err := sandbox.New(sandbox.Options{Credential: cred, Log: log})
+	l, err := sandbox.New(sandbox.Options{Credential: cred, Dirs: []string{dir}, Log: log})
 	must(t, err)
 	t.Cleanup(func() { must(t, l.Close()) })
 	r := &rig{t: t, dir: dir, opts: Options{

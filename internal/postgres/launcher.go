@@ -69,8 +69,9 @@ type Process interface {
 	// Kill ends every process of the sandbox at once and waits for the end of the last.
 	Kill(ctx context.Context) error
 	Done() <-chan struct{} // closed when the last process of the sandbox has ended
-	// Owns tells whether pid is a process of this sandbox: for SO_PEERCRED of its sockets.
-	Owns(pid int) bool
+	// Owns tells whether pid is a process of this sandbox, and uid is whom they all run as: for SO_PEERCRED of its
+	// sockets.
+	Owns(pid, uid int) bool
 	// SetLimits gives it others; what they leave open stays as it is.
 	SetLimits(Limits) error
 	// MemoryKills is how many of its processes the kernel has killed because all of them used more than its memory
@@ -78,7 +79,8 @@ type Process interface {
 	MemoryKills() int
 }
 
-// Credential is the uid and gid that postmasters run as.
+// Credential is the uid and gid that all files of Postgres belong to. Inside its
+// sandbox a postmaster runs as them; outside, a Launcher may give it others.
 type Credential struct{ UID, GID int }
 
 // Chown gives path to c, without following a symbolic link.

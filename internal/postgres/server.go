@@ -289,8 +289,8 @@ func (s *Server) checkPeer(conn *net.UnixConn) error {
 	if err = errors.Join(err, credErr); err != nil {
 		return fmt.Errorf("read the socket's peer: %w", err)
 	}
-	if !s.proc.Owns(int(cred.Pid)) {
-		return fmt.Errorf("process %d that listens there is not of this sandbox", cred.Pid)
+	if !s.proc.Owns(int(cred.Pid), int(cred.Uid)) {
+		return fmt.Errorf("process %d of uid %d, which listens there, is not of this sandbox", cred.Pid, cred.Uid)
 	}
 	return nil
 }

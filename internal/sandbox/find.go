@@ -97,7 +97,7 @@ func (l *Launcher) scan(ctx context.Context) ([]found, error) {
 			return nil, context.Cause(ctx)
 		}
 		st, err := readStatus(pid)
-		if err != nil || st.dead() || !st.runsAs(l.cred.UID) {
+		if err != nil || st.dead() || !l.ours(st) {
 			continue // an error: it has ended
 		}
 		switch st.inner() {
@@ -153,7 +153,7 @@ func (l *Launcher) clearStuck(ctx context.Context, id string) (bool, error) {
 func (l *Launcher) stuck(pid int, id string) (*os.File, bool) {
 	half := func(pid int) (status, bool) {
 		st, err := readStatus(pid)
-		return st, err == nil && !st.dead() && st.runsAs(0) && hasArgument(pid, hostPrefix+id)
+		return st, err == nil && !st.dead() && st.uid() == 0 && hasArgument(pid, hostPrefix+id)
 	}
 	st, ok := half(pid)
 	if !ok || st.inner() != 1 {
@@ -176,7 +176,7 @@ func (l *Launcher) stuck(pid int, id string) (*os.File, bool) {
 func (l *Launcher) headless(pid int, id string, all []int) (*os.File, bool) {
 	is := func() bool {
 		st, err := readStatus(pid)
-		if err != nil || st.state != 'T' || st.inner() != 1 || !st.runsAs(l.cred.UID) {
+		if err != nil || st.state != 'T' || st.inner() != 1 || !l.ours(st) {
 			return false
 		}
 		found, err := volumeID(pid)

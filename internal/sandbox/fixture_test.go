@@ -44,7 +44,7 @@ func serve(text string) {
 	err := json.Unmarshal([]byte(text), &spec)
 	var l *Launcher
 	if err == nil {
-		l, err = New(Options{Credential: testCredential, Log: slog.New(slog.DiscardHandler)})
+		l, err = New(Options{Credential: testCredential, Dirs: []string{os.TempDir()}, Log: slog.New(slog.DiscardHandler)})
 	}
 	if err == nil {
 		fmt.Println("ready")
@@ -77,7 +77,7 @@ func needRoot(t testing.TB) {
 func newLauncher(t testing.TB) *Launcher {
 	t.Helper()
 	needRoot(t)
-	l, err := New(Options{Credential: testCredential, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
+	l, err := New(Options{Credential: testCredential, Dirs: []string{os.TempDir()}, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,10 +30,10 @@ func TestIsolation(t *testing.T) {
 	host := filepath.Join(t.TempDir(), "host.sock")
 	listen(t, "unix", host)
 	relay, _ := listen(t, "unix", filepath.Join(s.Relay, "sock"))
-	if err := os.Chmod(relay, 0o777); err != nil {
+	if err := testCredential.Chown(relay); err != nil {
 		t.Fatal(err)
 	}
-	start(t, l, s)
+	p := start(t, l, s)
 	conn := connect(t, s)
 
 	dial := func(family, address string) string {
@@ -43,7 +43,7 @@ func TestIsolation(t *testing.T) {
 		{"control: it runs programs", "echo $((6*7))", "42"},
 		{"who", "id", "uid=64420(pgbough) gid=64420(pgbough) groups=64420(pgbough)"},
 		{"capabilities", "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -s '\\t ' ' '", "CapInh: 0000000000000000\nCapPrm: 0000000000000000\nCapEff: 0000000000000000\nCapBnd: 0000000000000000\nCapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2"},
-		{"user namespace", "tr -s ' ' </proc/self/uid_map; cat /proc/sys/user/max_user_namespaces", " 64420 64420 1\n0"},
+		{"user namespace", "tr -s ' ' </proc/self/uid_map; cat /proc/sys/user/max_user_namespaces", fmt.Sprintf(" 64420 %d 1\n0", p.(*process).uid)},
 		{"new user namespace", "unshare -U true", "unshare: unshare failed: Operation not permitted"},
 		{"new namespaces by clone", fmt.Sprintf(`perl -e 'syscall(%d, %d, 0, 0, 0, 0) < 0 and print "no: $!\n"'`, unix.SYS_CLONE, unix.CLONE_NEWUSER|unix.SIGCHLD), "no: Operation not permitted"},
 		{"mount", "mount -t tmpfs x /tmp | head -1; ls -d /tmp", ""},

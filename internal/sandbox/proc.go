@@ -34,14 +34,21 @@ func (s status) inner() int {
 	return n
 }
 
-// runsAs tells whether uid is the only one that it has.
-func (s status) runsAs(uid int) bool {
-	for _, u := range s.uids {
-		if u != strconv.Itoa(uid) {
-			return false
+// uid is the only one that it has, or -1.
+func (s status) uid() int {
+	if len(s.uids) == 0 {
+		return -1
+	}
+	for _, u := range s.uids[1:] {
+		if u != s.uids[0] {
+			return -1
 		}
 	}
-	return len(s.uids) > 0
+	uid, err := strconv.Atoi(s.uids[0])
+	if err != nil {
+		return -1
+	}
+	return uid
 }
 
 func (s status) dead() bool { return s.state == 'Z' || s.state == 'X' }

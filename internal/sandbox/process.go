@@ -23,6 +23,7 @@ type process struct {
 	boss int      // pid of the init, pid 1 inside
 	init *os.File // pidfd of the init
 	ns   uint64   // its PID namespace
+	uid  int      // of all its processes, on the host
 	done chan struct{}
 
 	freezer sync.Mutex // held while frozen is being changed
@@ -41,7 +42,7 @@ var _ postgres.Process = (*process)(nil)
 // attach pins the sandbox of volume id whose postmaster is process pid.
 func (l *Launcher) attach(id string, pid int) (*process, error) {
 	p := &process{id: id, pid: pid, done: make(chan struct{})}
-	err := p.pin(l.cred.UID)
+	err := p.pin(l.ours)
 	if err != nil {
 		p.close()
 		return nil, fmt.Errorf("take hold of the sandbox of volume %s: %w", id, err)
@@ -49,7 +50,7 @@ func (l *Launcher) attach(id string, pid int) (*process, error) {
 	return p, nil
 }
 
-func (p *process) pin(uid int) error {
+func (p *process) pin(ours func(status) bool) error {
 	var err error
 	if p.main, err = openPID(p.pid); err != nil {
 		return err
@@ -73,7 +74,8 @@ func (p *process) pin(uid int) error {
 	if p.ns, err = namespace(p.pid); err != nil {
 		return err
 	}
-	if st.inner() != 2 || boss.inner() != 1 || !st.runsAs(uid) || !boss.runsAs(uid) || id != p.id {
+	p.uid = st.uid()
+	if st.inner() != 2 || boss.inner() != 1 || !ours(st) || boss.uid() != p.uid || id != p.id {
 		return fmt.Errorf("process %d is not its postmaster", p.pid)
 	}
 	if !alive(p.main) || !alive(p.init) {
@@ -189,8 +191,9 @@ func (p *process) MemoryKills() int {
 	return n
 }
 
-// Owns tells whether pid is a process of this sandbox.
-func (p *process) Owns(pid int) bool {
+// Owns tells whether pid, which uid has told to be its own, is a process of
+// this sandbox.
+func (p *process) Owns(pid, uid int) bool {
 	ns, err := namespace(pid)
-	return err == nil && ns == p.ns && alive(p.init)
+	return err == nil && uid == p.uid && ns == p.ns && alive(p.init)
 }

@@ -16,6 +16,15 @@ type root struct {
 	id   string // of the volume
 	bin  string // directory of the postgres binary, resolved; empty for none
 	spec postgres.Spec
+	who  *identity // nil for the Launcher's credential
+}
+
+// uid is the one that it runs as, as the host sees it.
+func (r root) uid(cred postgres.Credential) int {
+	if r.who == nil {
+		return cred.UID
+	}
+	return r.who.uid
 }
 
 // idFile says which volume a sandbox runs on. It lies in a root that the

@@ -64,7 +64,8 @@ const (
 
 // Options of a Launcher.
 type Options struct {
-	Credential postgres.Credential // of every process in every sandbox
+	Credential postgres.Credential // what all files belong to; the Spread uids and gids after it are the sandboxes'
+	Dirs       []string            // on each file system that the directories of a Spec are on
 	Log        *slog.Logger
 }
 
@@ -78,10 +79,13 @@ type Launcher struct {
 	userns  *os.File // nil where there are no user namespaces
 	groups  *groups  // nil where there are no cgroups
 	noLimit error    // why
+	shared  error    // why all sandboxes are one user, if they are
 
 	watch    sync.WaitGroup
 	mu       sync.Mutex
 	closed   bool
+	taken    map[int]bool     // uids of sandboxes that are being started
+	users    map[int]*os.File // their user namespaces, by uid
 	starting map[string]bool
 	running  map[string]*process
 }
@@ -98,10 +102,10 @@ func New(o Options) (*Launcher, error) {
 	if os.Geteuid() != 0 {
 		return nil, pgbough.Errorf(pgbough.EDenied, "only root can start Postgres in a sandbox").WithHint("run the server as root; Postgres itself runs as uid %d", o.Credential.UID)
 	}
-	if o.Credential.UID <= 0 || o.Credential.GID <= 0 {
-		return nil, pgbough.Errorf(pgbough.EInvalid, "Postgres cannot run as uid %d, gid %d", o.Credential.UID, o.Credential.GID).WithHint("give an unprivileged --uid, such as 64420")
+	if err := checkCredential(o.Credential); err != nil {
+		return nil, err
 	}
-	l := &Launcher{cred: o.Credential, log: o.Log, starting: map[string]bool{}, running: map[string]*process{}}
+	l := &Launcher{cred: o.Credential, log: o.Log, taken: map[int]bool{}, users: map[int]*os.File{}, starting: map[string]bool{}, running: map[string]*process{}}
 	var err error
 	if l.bwrap, err = program("bwrap", "bubblewrap"); err != nil {
 		return nil, err
@@ -117,16 +121,18 @@ func New(o Options) (*Launcher, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
-	if l.userns, err = newUserNamespace(ctx, l.cred); err == nil {
-		if err = l.probe(ctx, nil); err == nil {
+	if l.userns, err = newUserNamespace(ctx, l.cred, l.cred); err == nil {
+		if err = l.probe(ctx, nil, nil); err == nil {
 			l.openGroups(ctx)
+			l.openIdentities(ctx, o.Dirs)
 			return l, nil
 		}
 		_ = l.userns.Close() // only read
 		l.userns = nil
 	}
+	l.shared = err
 	l.log.Warn("sandboxes go without a user namespace of their own", "err", err)
-	if err := l.probe(ctx, nil); err != nil {
+	if err := l.probe(ctx, nil, nil); err != nil {
 		return nil, pgbough.Errorf(pgbough.EInternal, "bubblewrap does not work on this machine: %w", err).
 			WithHint("the server must be root with CAP_SYS_ADMIN, not in an unprivileged container")
 	}
@@ -151,7 +157,7 @@ func (l *Launcher) tryGroups(ctx context.Context) (*groups, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = l.probe(ctx, g)
+	err = l.probe(ctx, g, nil)
 	if err = errors.Join(err, g.Destroy()); err != nil {
 		return nil, err
 	}
@@ -160,6 +166,16 @@ func (l *Launcher) tryGroups(ctx context.Context) (*groups, error) {
 	}
 	return gs, nil
 }
+
+// openIdentities tries out whether each sandbox can be a user of its own.
+func (l *Launcher) openIdentities(ctx context.Context, dirs []string) {
+	if l.shared = l.tryIdentities(ctx, dirs); l.shared != nil {
+		l.log.WarnContext(ctx, "all sandboxes run as one user", "err", l.shared)
+	}
+}
+
+// Shared tells why all sandboxes run as one user; nil when each has its own.
+func (l *Launcher) Shared() error { return l.shared }
 
 // Unlimited tells why the sandboxes have no limits; nil when they have.
 func (l *Launcher) Unlimited() error { return l.noLimit }
@@ -178,6 +194,9 @@ func (l *Launcher) Close() error {
 	}
 	l.mu.Unlock()
 	l.watch.Wait()
+	for _, f := range l.users {
+		_ = f.Close() // a namespace: nothing to lose
+	}
 	if l.userns == nil {
 		return nil
 	}
@@ -193,15 +212,20 @@ func (l *Launcher) Inside(s postgres.Spec) postgres.Inside {
 	return in
 }
 
-// probe runs the shell of an empty sandbox, in a cgroup if there is one.
-func (l *Launcher) probe(ctx context.Context, g *group) error {
+// probe runs the shell of an empty sandbox, in a cgroup and as somebody if they
+// are given.
+func (l *Launcher) probe(ctx context.Context, g *group, who *identity) error {
 	var errs strings.Builder
-	r, err := l.command(ctx, g, root{id: "probe"}, []string{"/bin/sh", "-c", ":"}, nil, &errs)
+	r, err := l.command(ctx, g, root{id: "probe", who: who}, []string{"/bin/sh", "-c", ":"}, nil, &errs)
 	if err != nil {
 		return err
 	}
 	defer r.close()
-	if err := r.cmd.Run(); err != nil {
+	err = r.start()
+	if err == nil {
+		err = r.cmd.Wait()
+	}
+	if err != nil {
 		return fmt.Errorf("try out a sandbox: %w: %s", err, strings.TrimSpace(errs.String()))
 	}
 	return nil
@@ -209,8 +233,9 @@ func (l *Launcher) probe(ctx context.Context, g *group) error {
 
 // run is a bwrap command with the files that it inherits.
 type run struct {
-	cmd   *exec.Cmd
-	files []*os.File
+	cmd    *exec.Cmd
+	files  []*os.File
+	mounts []mapped
 }
 
 func (r *run) close() {
@@ -237,7 +262,11 @@ func (l *Launcher) command(ctx context.Context, g *group, r root, argv []string,
 	for len(files) < fdUserns-fdLock {
 		files = append(files, nil)
 	}
-	files = append(files, l.userns)
+	userns := l.userns
+	if r.who != nil {
+		userns, out.mounts = r.who.userns, r.who.mounts
+	}
+	files = append(files, userns)
 	pass := func(content []byte) (int, error) {
 		f, err := content2pipe(content)
 		if err != nil {
@@ -258,7 +287,7 @@ func (l *Launcher) command(ctx context.Context, g *group, r root, argv []string,
 		return nil, err
 	}
 	args = append(args, "--seccomp", fmt.Sprint(fd))
-	if l.userns != nil {
+	if userns != nil {
 		args = append(args, "--userns2", fmt.Sprint(fdUserns))
 	}
 	id := func(n int) string { return fmt.Sprint(n) }

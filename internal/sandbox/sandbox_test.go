@@ -24,12 +24,12 @@ func TestStart(t *testing.T) {
 	s := newSpec(t, l)
 	p := start(t, l, s)
 	conn := connect(t, s)
-	peer := peerPID(t, s)
+	peer, uid := peer(t, s)
 	if peer != p.PID() {
 		t.Errorf("the socket belongs to process %d, want the postmaster %d", peer, p.PID())
 	}
-	if !p.Owns(peer) || p.Owns(os.Getpid()) || p.Owns(1) {
-		t.Errorf("owns its postmaster, this process, pid 1: got %v %v %v", p.Owns(peer), p.Owns(os.Getpid()), p.Owns(1))
+	if !p.Owns(peer, uid) || p.Owns(os.Getpid(), uid) || p.Owns(1, uid) || p.Owns(peer, uid+1) {
+		t.Errorf("owns its postmaster, this process, pid 1, itself as another user: got %v %v %v %v", p.Owns(peer, uid), p.Owns(os.Getpid(), uid), p.Owns(1, uid), p.Owns(peer, uid+1))
 	}
 	if got := fds(t, p.PID()); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
 		t.Errorf("descriptors at the start of a program inside: %v, want 0 to 2 and the lock", got)
@@ -45,8 +45,8 @@ func TestStart(t *testing.T) {
 	}
 	waitDone(t, p)
 	wait(t, "bwrap is reaped", func() bool { _, err := os.Stat(fmt.Sprintf("/proc/%d", outer)); return err != nil })
-	if err := errors.Join(p.Signal(unix.SIGINT), p.Freeze(t.Context()), p.Thaw(), p.Kill(t.Context())); err != nil || p.Owns(peer) {
-		t.Errorf("after its end: got %v, owns %v", err, p.Owns(peer))
+	if err := errors.Join(p.Signal(unix.SIGINT), p.Freeze(t.Context()), p.Thaw(), p.Kill(t.Context())); err != nil || p.Owns(peer, uid) {
+		t.Errorf("after its end: got %v, owns %v", err, p.Owns(peer, uid))
 	}
 	if _, ok, err := l.Find(t.Context(), s.ID); ok || err != nil {
 		t.Errorf("find after its end: got %v, %v", ok, err)
@@ -82,7 +82,8 @@ func fds(t *testing.T, pid int) []string {
 	return names
 }
 
-func peerPID(t *testing.T, s postgres.Spec) int {
+// peer is the process that listens on the socket.
+func peer(t *testing.T, s postgres.Spec) (pid, uid int) {
 	t.Helper()
 	conn, err := net.Dial("unix", filepath.Join(s.Socket, ".s.PGSQL.5432"))
 	if err != nil {
@@ -97,10 +98,7 @@ func peerPID(t *testing.T, s postgres.Spec) int {
 	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || cerr != nil {
 		t.Fatal(err, cerr)
 	}
-	if int(cred.Uid) != testCredential.UID {
-		t.Errorf("the socket belongs to uid %d, want %d", cred.Uid, testCredential.UID)
-	}
-	return int(cred.Pid)
+	return int(cred.Pid), int(cred.Uid)
 }
 
 func TestOnePostmasterPerVolume(t *testing.T) {
@@ -206,8 +204,8 @@ func TestAdoption(t *testing.T) {
 				t.Fatalf("find: got %v, %v, %v, want process %s", p, ok, err, pid)
 			}
 			conn := connect(t, s)
-			if peer := peerPID(t, s); !p.Owns(peer) {
-				t.Errorf("process %d is not its own", peer)
+			if pid, uid := peer(t, s); !p.Owns(pid, uid) {
+				t.Errorf("process %d of uid %d is not its own", pid, uid)
 			}
 			_ = conn.Close(t.Context())
 			if err := p.Signal(unix.SIGINT); err != nil {
@@ -480,8 +478,8 @@ func TestNothingOutlivesThePostmaster(t *testing.T) {
 	conn := connect(t, s)
 	seconds := fmt.Sprint(100_000_000 + os.Getpid()) // to know it by
 	inside(t, conn, "setsid sleep "+seconds+" >/dev/null 2>&1 </dev/null &")
-	sleeper := find(t, seconds)
-	if !p.Owns(sleeper) {
+	sleeper := find(t, l, seconds)
+	if !p.Owns(sleeper, p.(*process).uid) {
 		t.Errorf("process %d is not its own", sleeper)
 	}
 	if err := p.Signal(unix.SIGKILL); err != nil {
@@ -523,7 +521,7 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-func find(t *testing.T, arg string) int {
+func find(t *testing.T, l *Launcher, arg string) int {
 	t.Helper()
 	var found int
 	wait(t, "the program runs", func() bool {
@@ -532,7 +530,7 @@ func find(t *testing.T, arg string) int {
 			t.Fatal(err)
 		}
 		for _, pid := range all {
-			if st, err := readStatus(pid); err == nil && st.runsAs(testCredential.UID) && hasArgument(pid, arg) && hasArgument(pid, "sleep") {
+			if st, err := readStatus(pid); err == nil && l.ours(st) && hasArgument(pid, arg) && hasArgument(pid, "sleep") {
 				found = pid
 			}
 		}

@@ -69,6 +69,10 @@ func (l *Launcher) Start(ctx context.Context, spec postgres.Spec) (postgres.Proc
 	if err != nil {
 		return nil, fmt.Errorf("start the sandbox of volume %s: %w", spec.ID, err)
 	}
+	if r.who, err = l.newIdentity(ctx, spec.ID, mappable(spec)...); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the sandbox of volume %s: %w", spec.ID, err), group.remove())
+	}
+	defer r.who.close()
 	p, err := l.launch(ctx, group, r, append([]string{binary}, spec.Args...), lock, log)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the sandbox of volume %s: %w", spec.ID, err), group.remove())
@@ -202,7 +206,7 @@ func (l *Launcher) launch(ctx context.Context, g *group, r root, argv []string, 
 	run.cmd.SysProcAttr.PidFD = &pidfd
 	before, err := log.Seek(0, io.SeekEnd)
 	if err == nil {
-		err = run.cmd.Start()
+		err = run.start()
 	}
 	run.close()
 	if err != nil {
@@ -216,6 +220,10 @@ func (l *Launcher) launch(ctx context.Context, g *group, r root, argv []string, 
 	var p *process
 	if err == nil {
 		p, err = l.attach(r.id, pid)
+	}
+	if err == nil && p.uid != r.uid(l.cred) {
+		p.close()
+		err = fmt.Errorf("it runs as uid %d instead of %d", p.uid, r.uid(l.cred))
 	}
 	if err != nil {
 		l.abort(ctx, run.cmd.Process.Pid, outer)
