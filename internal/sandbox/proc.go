@@ -111,7 +111,7 @@ func namespace(pid int) (uint64, error) {
 }
 
 // volumeID reads idFile in the root of a process. Only a sandbox of ours has
-// both that file and our uid.
+// both that file and a uid of ours.
 func volumeID(pid int) (string, error) {
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root%s", pid, idFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) //nolint:forbidigo // only reads
 	if err != nil {

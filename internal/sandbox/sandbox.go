@@ -18,8 +18,8 @@
 //     in another one, in which only their own uid exists, which owns no other
 //     namespace and may have no children. So even every capability in it would
 //     be good for nothing. Machines without user namespaces go without it.
-//   - One unprivileged uid and gid, no supplementary groups, no capability in any
-//     set, no new privileges.
+//   - One unprivileged uid and gid, which no other sandbox has (see identity), no
+//     supplementary groups, no capability in any set, no new privileges.
 //   - A seccomp filter (see filter) against new namespaces, kernel keyrings, and
 //     kinds of sockets that a network namespace does not confine, such as vsock.
 //   - A read-only root made of /usr, what the loader, the time zone and text search
@@ -28,8 +28,8 @@
 //     Nothing else of the host: no /run, /tmp, /home, /var or /sys.
 //
 // A sandbox belongs to no process of ours. It goes on when the server dies,
-// and a later server finds it by a file in its root that says which volume it
-// runs on, and that no process inside can change. It holds the volume's lock
+// and a later server finds it by its uid, one of ours, and by a file in its root
+// that says which volume it runs on, and that no process inside can change. It holds the volume's lock
 // file with flock(2) through an inherited descriptor as long as any process of
 // it lives. A start that the server did not live to see finished undoes itself.
 package sandbox
