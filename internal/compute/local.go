@@ -21,6 +21,9 @@ const (
 	readerIdle = 2 * time.Second
 	endPoll    = 5 * time.Millisecond
 
+	// maxLogins is far more than a create has the time to make new passwords for.
+	maxLogins = 20_000
+
 	invalidCatalogName = "3D000"
 	cannotConnectNow   = "55000" // the database does not allow connections
 )
@@ -221,14 +224,32 @@ func (p *local) Quiet(ctx context.Context) (logins []pgbough.Login, err error) {
 		if err := endSessions(ctx, conn); err != nil {
 			return err
 		}
-		rows, err := conn.Query(ctx, "SELECT "+loginColumns+" FROM pg_authid WHERE rolpassword IS NOT NULL")
-		if err != nil {
-			return err
-		}
-		logins, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (pgbough.Login, error) { return scanLogin(row) })
+		logins, err = allLogins(ctx, conn)
 		return err
 	})
 	return logins, err
+}
+
+// allLogins reads no more than maxLogins: how many there are is up to whoever
+// uses the branch, and the memory is the server's.
+func allLogins(ctx context.Context, conn *pgx.Conn) (logins []pgbough.Login, err error) {
+	rows, err := conn.Query(ctx, "SELECT "+loginColumns+" FROM pg_authid WHERE rolpassword IS NOT NULL")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		l, err := scanLogin(rows)
+		if err != nil {
+			return nil, err
+		}
+		if len(logins) == maxLogins {
+			return nil, pgbough.Errorf(pgbough.EConflict, "it has more than %d roles with passwords, which cannot all be kept while it sleeps", maxLogins).
+				WithHint("drop some of them, or take their passwords away")
+		}
+		logins = append(logins, l)
+	}
+	return logins, rows.Err()
 }
 
 func endSessions(ctx context.Context, conn *pgx.Conn) error {

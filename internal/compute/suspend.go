@@ -231,7 +231,7 @@ func (c *Computes) suspend(k *compute, inst instance, why reason) (outcome, erro
 		if logins, err = inst.Quiet(ctx); err == nil {
 			return c.shutDown(k, inst, logins)
 		}
-		if why == asked && k.ctx.Err() == nil {
+		if why == asked && k.ctx.Err() == nil && pgbough.ErrorCode(err) != pgbough.EConflict {
 			return c.unstick(k, inst, err)
 		}
 		err = fmt.Errorf("end the sessions of the compute: %w", err)

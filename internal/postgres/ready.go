@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/pgbough/pgbough"
 )
 
 // Files of PGDATA that tell how it is. The directory belongs to a possibly
@@ -52,7 +54,11 @@ func (s *Server) Ready(ctx context.Context) (net.Conn, error) {
 			return nil, s.ended()
 		case <-timer.C:
 		}
-		if postmasterStatus(root) == "ready" {
+		switch postmasterStatus(root) {
+		case "standby":
+			return nil, pgbough.Errorf(pgbough.EInternal, "postgres on volume %s runs as a standby, since somebody has made a standby.signal in its data directory", s.cfg.ID).
+				WithHint("remove that file")
+		case "ready":
 			conn, err := s.Dial(ctx)
 			if err == nil {
 				if err := s.lockSocketDir(); err != nil {

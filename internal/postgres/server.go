@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough"
@@ -29,6 +30,10 @@ const Port = 5432
 
 // maxSocketPath is sizeof(sockaddr_un.sun_path) - 1 on Linux.
 const maxSocketPath = 107
+
+// maxMessage is how long a message of a Postgres may be, which its user could
+// have replaced: it comes into our memory whole. What we ask has short answers.
+const maxMessage = 16 << 20
 
 // Config is one Postgres on one volume.
 type Config struct {
@@ -242,6 +247,11 @@ func (s *Server) ConnConfig(database string) (*pgx.ConnConfig, error) {
 	cfg.User, cfg.Database, cfg.Password = s.cfg.Superuser, database, ""
 	cfg.Fallbacks = nil
 	cfg.RuntimeParams = map[string]string{"application_name": "pgbough", "search_path": "pg_catalog", "statement_timeout": "0"}
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		f := pgproto3.NewFrontend(r, w)
+		f.SetMaxBodyLen(maxMessage)
+		return f
+	}
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) { return s.dial(ctx, addr) }
 	return cfg, nil
 }
