@@ -306,6 +306,9 @@ func (s *Service) branchNotes(b pgbough.Branch, state compute.State) []string {
 		notes = append(notes, fmt.Sprintf("%d of its processes were killed for using more than its memory limit of %v",
 			state.MemoryKills, disk.Bytes(s.limits.Memory)))
 	}
+	if state.Refusals > 0 {
+		notes = append(notes, fmt.Sprintf("%d times a process was not started, since it had as many as its limit of %d allows", state.Refusals, s.limits.Processes))
+	}
 	return notes
 }
 

@@ -111,6 +111,8 @@ type State struct {
 	Failure    error     // why it does not run, if it should
 	// MemoryKills is how many processes of it, as it runs now, were killed at its memory limit.
 	MemoryKills int
+	// Refusals is how many processes of it were not started at its limit of processes.
+	Refusals int
 }
 
 var (

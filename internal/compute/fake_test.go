@@ -203,6 +203,7 @@ func (p *memory) die() {
 func (p *memory) Reload(string) error      { return nil }
 func (p *memory) Server() *postgres.Server { return nil }
 func (p *memory) MemoryKills() int         { return 0 }
+func (p *memory) Refusals() int            { return 0 }
 func (p *memory) LogTail() string          { return "the last lines" }
 
 // crowd are clients in memory.

@@ -16,6 +16,7 @@ import (
 type instance interface {
 	PID() int
 	MemoryKills() int      // of its processes, at its memory limit
+	Refusals() int         // of processes, at the limit of their number
 	Done() <-chan struct{} // closed when its last process has ended
 	// Ready waits until it takes connections, and returns the first one.
 	Ready(ctx context.Context) (net.Conn, error)
@@ -147,7 +148,7 @@ func (k *compute) state() State {
 		s.State = pgbough.ComputeActive
 	}
 	if k.inst != nil {
-		s.PID, s.MemoryKills = k.inst.PID(), k.inst.MemoryKills()
+		s.PID, s.MemoryKills, s.Refusals = k.inst.PID(), k.inst.MemoryKills(), k.inst.Refusals()
 	}
 	return s
 }

@@ -71,6 +71,7 @@ func startLocal(ctx context.Context, l postgres.Launcher, s Spec, adopt bool, lo
 
 func (p *local) PID() int                     { return p.server.Process().PID() }
 func (p *local) MemoryKills() int             { return p.server.Process().MemoryKills() }
+func (p *local) Refusals() int                { return p.server.Process().Refusals() }
 func (p *local) Done() <-chan struct{}        { return p.server.Done() }
 func (p *local) Server() *postgres.Server     { return p.server }
 func (p *local) Reload(settings string) error { return p.server.Reload(settings) }

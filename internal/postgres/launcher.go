@@ -77,6 +77,8 @@ type Process interface {
 	// MemoryKills is how many of its processes the kernel has killed because all of them used more than its memory
 	// limit. It is told after its end too.
 	MemoryKills() int
+	// Refusals is how many processes the kernel has not started because there were as many as its limit allows.
+	Refusals() int
 }
 
 // Credential is the uid and gid that all files of Postgres belong to. Inside its

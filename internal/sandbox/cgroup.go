@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
+	"github.com/opencontainers/cgroups/fscommon"
 	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -164,6 +165,12 @@ func (g *group) remove() error {
 // killed is how many processes the kernel has killed for want of memory.
 func (g *group) killed() (int, error) {
 	n, err := g.OOMKillCount()
+	return int(n), err
+}
+
+// refused is how many processes were not started for want of a place.
+func (g *group) refused() (int, error) {
+	n, err := fscommon.GetValueByKey(g.Path("pids"), "pids.events", "max")
 	return int(n), err
 }
 

@@ -29,8 +29,9 @@ type process struct {
 	freezer sync.Mutex // held while frozen is being changed
 	frozen  bool
 
-	group *group // nil without one
-	kills atomic.Int64
+	group    *group // nil without one
+	kills    atomic.Int64
+	refusals atomic.Int64
 
 	// The bwrap outside, when this server started it and not an earlier one.
 	outer *os.File
@@ -99,6 +100,7 @@ func (l *Launcher) watchOver(p *process) {
 		err := waitPID(p.init)
 		if err == nil {
 			p.kills.Store(int64(p.MemoryKills()))
+			p.refusals.Store(int64(p.Refusals()))
 			l.mu.Lock()
 			if l.running[p.id] == p {
 				delete(l.running, p.id)
@@ -175,18 +177,24 @@ func (p *process) SetLimits(limits postgres.Limits) error {
 }
 
 // MemoryKills is how many processes the kernel has killed at the memory limit.
-func (p *process) MemoryKills() int {
+func (p *process) MemoryKills() int { return p.count(&p.kills, (*group).killed) }
+
+// Refusals is how many processes the kernel has not started at the limit of processes.
+func (p *process) Refusals() int { return p.count(&p.refusals, (*group).refused) }
+
+// count reads a number of the cgroup; last is what it was at the end.
+func (p *process) count(last *atomic.Int64, read func(*group) (int, error)) int {
 	select {
 	case <-p.done: // and the cgroup is gone
-		return int(p.kills.Load())
+		return int(last.Load())
 	default:
 	}
 	if p.group == nil {
 		return 0
 	}
-	n, err := p.group.killed()
+	n, err := read(p.group)
 	if err != nil {
-		return int(p.kills.Load()) // it ends right now
+		return int(last.Load()) // it ends right now
 	}
 	return n
 }
