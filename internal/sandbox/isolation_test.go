@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -92,7 +93,7 @@ func TestIsolation(t *testing.T) {
 func TestWithoutUserNamespace(t *testing.T) {
 	l := newLauncher(t)
 	userns := l.userns
-	l.userns = nil
+	l.userns, l.shared = nil, errors.New("for a test")
 	defer func() { l.userns = userns }()
 	s := newSpec(t, l)
 	start(t, l, s)

@@ -58,6 +58,9 @@ func TestLimits(t *testing.T) {
 		return s.cliFor(20*time.Second, "psql", "hog", "--", "-XAtqc", "SELECT 1").code == 0
 	})
 	s.program("hog", "(exec >/dev/null 2>&1; b() { b | b & b; }; b) &")
+	s.eventually(time.Minute, "its notes tell of the processes that were not started", func() bool {
+		return strings.Contains(s.notes("hog"), "times a process was not started, since it had as many as its limit of 80 allows")
+	})
 	unharmed("a fork bomb")
 	s.killPostgres(s.volumeOf("hog"))
 	s.eventually(time.Minute, "the hog answers again", func() bool {
