@@ -183,11 +183,12 @@ func (w *world) archived(t *testing.T) int {
 }
 
 func TestQuarantine(t *testing.T) {
-	for _, major := range []int{15, 18} {
+	for _, major := range []int{14, 15, 16, 17, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			if _, err := postgres.FindInstallation(context.Background(), major); err != nil && os.Getenv("CI") != "true" {
 				t.Skip(err)
 			}
+			t.Parallel()
 			testQuarantine(t, newWorld(t, major))
 		})
 	}

@@ -13,64 +13,111 @@ import (
 	"github.com/pgbough/pgbough/internal/pgtest"
 )
 
-// majors are the versions that CI has: Debian's, and the newest from npm.
+// majors are the versions that most is tried with: Debian's, and the newest from npm.
+// TestLife has all that are supported.
 var majors = []int{15, 18}
 
 // TestLife is the whole slice once: attach a production under load, branch it,
-// write to the branch, and remove everything without a trace, with every kind of
-// pool.
+// write to the branch, let it sleep, and remove everything without a trace, with
+// every version and every kind of pool.
 func TestLife(t *testing.T) {
 	for _, tc := range []struct {
 		major int
 		pool  string
-	}{{15, "auto"}, {18, "btrfs"}, {15, "copy"}} {
+	}{{14, "auto"}, {15, "auto"}, {15, "copy"}, {16, "auto"}, {17, "btrfs"}, {18, "btrfs"}} {
 		t.Run(fmt.Sprintf("%d-%s", tc.major, tc.pool), func(t *testing.T) {
-			p := production(t, pgtest.Options{Major: tc.major})
+			t.Parallel()
+			p := production(t, pgtest.Options{Major: tc.major, Conf: map[string]string{"max_prepared_transactions": "2"}})
+			connectOutside(t, p)
 			w := startWriter(t, p, "")
 			s := startServer(t, "--pool", tc.pool)
 			s.attach(p)
-
-			before := w.acked()
-			uri := s.must("branch", "create", "pr-1")
-			if !strings.HasPrefix(uri, "postgresql://app:") {
-				t.Errorf("branch create printed %q, want a connection URI", uri)
-			}
-			var b branchJSON
-			s.json(&b, "branch", "get", "pr-1")
-			if b.Branch.CurrentState != "ready" || b.Branch.ComputeState != "active" || b.Branch.ParentLSN == "" {
-				t.Errorf("branch get: %+v", b.Branch)
-			}
-			if n := s.query("pr-1", "SELECT count(*) = max(n) AND max(n) >= "+fmt.Sprint(before)+" FROM acked"); n != "t" {
-				t.Errorf("the branch has a gap, or lacks one of the %d rows acknowledged before it was asked for", before)
-			}
-
-			s.query("pr-1", "DELETE FROM acked; CREATE TABLE mine AS SELECT 42 AS a")
-			if n := s.query("pr-1", "SELECT count(*) FROM acked"); n != "0" {
-				t.Errorf("rows in the branch after DELETE: %s", n)
-			}
-			if n := p.Value(t, "postgres", "SELECT count(*) FROM acked"); n == "0" {
-				t.Error("production lost its rows")
-			}
-			if got := p.Value(t, "postgres", "SELECT to_regclass('mine') IS NULL"); got != "true" {
-				t.Error("production has the branch's table")
-			}
-
-			s.nothingLost()
-			s.must("branch", "delete", "pr-1")
-			if r := s.cli("branch", "get", "pr-1"); r.code != 3 {
-				t.Errorf("branch get of a deleted one: exit %d, want 3\n%s", r.code, r.err)
-			}
-			s.must("project", "delete", "shop", "--yes")
-			if n := p.Value(t, "postgres", "SELECT count(*) FROM pg_replication_slots"); n != "0" {
-				t.Errorf("replication slots left on production: %s", n)
-			}
-			s.eventually(10*time.Second, "production has no connection of ours", func() bool {
-				return p.Value(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgbough%'") == "0"
-			})
-			if left := s.poolVolumes(); len(left) > 0 {
-				t.Errorf("volumes left in the pool: %+v", left)
-			}
+			s.branchLives(p, w)
+			s.goesWithoutTrace(p)
 		})
+	}
+}
+
+// connectOutside gives production one of each that quarantine cuts and that needs
+// nothing at the other end.
+func connectOutside(t *testing.T, p *pgtest.Server) {
+	t.Helper()
+	p.Exec(t, "postgres", `
+		CREATE FOREIGN DATA WRAPPER wrapper;
+		CREATE SERVER elsewhere FOREIGN DATA WRAPPER wrapper OPTIONS (host 'elsewhere.example', api_key 'sekret-of-elsewhere');
+		CREATE USER MAPPING FOR app SERVER elsewhere OPTIONS (password 'sekret-of-mapping');
+		CREATE SUBSCRIPTION feed CONNECTION 'host=elsewhere.example dbname=feed' PUBLICATION feed WITH (connect = false)`)
+	p.Exec(t, "postgres", "BEGIN; CREATE TABLE half (a int); PREPARE TRANSACTION 'half'")
+}
+
+// branchLives makes branch pr-1 while production is written to, and checks what it
+// is, what was cut, that its changes are its own, and that it keeps them asleep.
+func (s *server) branchLives(p *pgtest.Server, w *writer) {
+	s.t.Helper()
+	before := w.acked()
+	uri := s.must("branch", "create", "pr-1")
+	if !strings.HasPrefix(uri, "postgresql://app:") {
+		s.t.Errorf("branch create printed %q, want a connection URI", uri)
+	}
+	var b branchJSON
+	s.json(&b, "branch", "get", "pr-1")
+	if b.Branch.CurrentState != "ready" || b.Branch.ComputeState != "active" || b.Branch.ParentLSN == "" {
+		s.t.Errorf("branch get: %+v", b.Branch)
+	}
+	if n := s.query("pr-1", "SELECT count(*) = max(n) AND max(n) >= "+fmt.Sprint(before)+" FROM acked"); n != "t" {
+		s.t.Errorf("the branch has a gap, or lacks one of the %d rows acknowledged before it was asked for", before)
+	}
+	cut := map[string]bool{}
+	for _, d := range b.Branch.Differences {
+		cut[d.Kind] = true
+	}
+	for _, kind := range []string{"password", "foreign_server", "user_mapping", "subscription", "prepared_transaction"} {
+		if !cut[kind] {
+			s.t.Errorf("no %s among what is listed as cut: %+v", kind, b.Branch.Differences)
+		}
+	}
+	const left = `SELECT (SELECT count(*) FROM pg_prepared_xacts), (SELECT count(*) FROM pg_replication_slots),
+		(SELECT count(*) FROM pg_stat_subscription), (SELECT count(*) FROM pg_user_mappings WHERE umoptions IS NOT NULL)`
+	if got := s.query("pr-1", left); got != "0|0|0|0" {
+		s.t.Errorf("prepared transactions, slots, subscriptions, credentials in the branch: %s", got)
+	}
+
+	s.query("pr-1", "DELETE FROM acked; CREATE TABLE mine AS SELECT 42 AS a")
+	if n := s.query("pr-1", "SELECT count(*) FROM acked"); n != "0" {
+		s.t.Errorf("rows in the branch after DELETE: %s", n)
+	}
+	if n := p.Value(s.t, "postgres", "SELECT count(*) FROM acked"); n == "0" {
+		s.t.Error("production lost its rows")
+	}
+	if got := p.Value(s.t, "postgres", "SELECT to_regclass('mine') IS NULL"); got != "true" {
+		s.t.Error("production has the branch's table")
+	}
+	s.must("branch", "suspend", "pr-1")
+	if s.json(&b, "branch", "get", "pr-1"); b.Branch.ComputeState != "idle" || len(s.postmasters()[s.volumeOf("pr-1")]) != 0 {
+		s.t.Errorf("a branch that was sent to sleep is %s, with postmasters %v", b.Branch.ComputeState, s.postmasters()[s.volumeOf("pr-1")])
+	}
+	if got := s.query("pr-1", "SELECT a FROM mine"); got != "42" { // and wakes it
+		s.t.Errorf("the branch's own row after its sleep: %q", got)
+	}
+}
+
+// goesWithoutTrace deletes branch pr-1 and then the project.
+func (s *server) goesWithoutTrace(p *pgtest.Server) {
+	s.t.Helper()
+	s.nothingLost()
+	s.must("branch", "delete", "pr-1")
+	if r := s.cli("branch", "get", "pr-1"); r.code != 3 {
+		s.t.Errorf("branch get of a deleted one: exit %d, want 3\n%s", r.code, r.err)
+	}
+	s.must("project", "delete", "shop", "--yes")
+	if n := p.Value(s.t, "postgres", "SELECT count(*) FROM pg_replication_slots"); n != "0" {
+		s.t.Errorf("replication slots left on production: %s", n)
+	}
+	s.eventually(10*time.Second, "production has no connection of ours", func() bool {
+		return p.Value(s.t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgbough%'") == "0"
+	})
+	if left := s.poolVolumes(); len(left) > 0 {
+		s.t.Errorf("volumes left in the pool: %+v", left)
 	}
 }
 
