@@ -171,7 +171,7 @@ func (s *Service) startFollowing(ctx context.Context, r *attachRun) error {
 		return err
 	}
 	r.Progress(pgbough.Progress{Message: "starting the follower"})
-	f, err := s.follow(ctx, p, r.State.VolumeID)
+	f, err := s.follow(p, r.State.VolumeID)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (s *Service) publishProject(ctx context.Context, r *attachRun) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.follow(ctx, p, r.State.VolumeID); err != nil { // after a restart nobody does yet
+	if _, err := s.follow(p, r.State.VolumeID); err != nil { // after a restart nobody does yet
 		return err
 	}
 	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {

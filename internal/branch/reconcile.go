@@ -124,7 +124,7 @@ func (s *Service) revive(ctx context.Context, p pgbough.Project) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.follow(ctx, p, root.VolumeID)
+	f, err := s.follow(p, root.VolumeID)
 	if err != nil {
 		return err
 	}

@@ -94,10 +94,8 @@ type Service struct {
 	settling  map[string]context.CancelFunc // by branch id
 	trouble   map[string]trouble            // by project id: refills that failed since the last that did not
 
-	knownSettings map[int]postgres.Known        // by major version
-	installations map[int]postgres.Installation // by major version, as the server found them first
-
-	installing sync.Mutex // guards installations; not mu, which follow holds
+	knownSettings map[postgres.Installation]postgres.Known
+	installations postgres.Finder
 
 	secrets chan quarantine.Secret // made ahead
 	opened  sync.Map               // *quarantine.Quarantine by volume id
@@ -122,8 +120,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		settling:  map[string]context.CancelFunc{},
 		trouble:   map[string]trouble{},
 
-		knownSettings: map[int]postgres.Known{},
-		installations: map[int]postgres.Installation{},
+		knownSettings: map[postgres.Installation]postgres.Known{},
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
@@ -201,35 +198,26 @@ func stopProcess(ctx context.Context, proc postgres.Process) error {
 	}
 }
 
-// config is how a Postgres runs on a volume of a project.
+// config is how a Postgres runs on a volume of a project, with the newest
+// binaries that there are now.
 func (s *Service) config(ctx context.Context, p pgbough.Project, volumeID string) (postgres.Config, error) {
-	in, err := s.installation(ctx, p.Source.Major)
-	if err != nil {
-		return postgres.Config{}, err
+	cfg, err := s.place(p, volumeID)
+	if err == nil {
+		cfg.Install, err = s.installations.Find(ctx, p.Source.Major)
 	}
+	return cfg, err
+}
+
+// place is config without binaries.
+func (s *Service) place(p pgbough.Project, volumeID string) (postgres.Config, error) {
 	v, err := s.pool.Get(volumeID)
 	if err != nil {
 		return postgres.Config{}, fmt.Errorf("find volume %s: %w", volumeID, err)
 	}
 	return postgres.Config{
-		ID: v.ID, Install: in, DataDir: v.Data, LockFile: v.Lock, RunDir: filepath.Join(s.runDir, v.ID),
+		ID: v.ID, DataDir: v.Data, LockFile: v.Lock, RunDir: filepath.Join(s.runDir, v.ID),
 		Superuser: p.Source.Superuser, Credential: s.credential,
 	}, nil
-}
-
-// installation is the newest one of a major version. It is looked for once:
-// asking every binary for its version costs some 50 ms.
-func (s *Service) installation(ctx context.Context, major int) (postgres.Installation, error) {
-	s.installing.Lock()
-	defer s.installing.Unlock()
-	if in, ok := s.installations[major]; ok {
-		return in, nil
-	}
-	in, err := postgres.FindInstallation(ctx, major)
-	if err == nil {
-		s.installations[major] = in
-	}
-	return in, err
 }
 
 // inside are the paths that a configuration file for cfg must use.
@@ -240,18 +228,16 @@ func (s *Service) inside(cfg postgres.Config) postgres.Inside {
 }
 
 // follow opens the follower of a project, or returns the open one.
-func (s *Service) follow(ctx context.Context, p pgbough.Project, rootVolume string) (*follower.Follower, error) {
+func (s *Service) follow(p pgbough.Project, rootVolume string) (*follower.Follower, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f, ok := s.followers[p.ID]; ok {
 		return f, nil
 	}
-	cfg, err := s.config(ctx, p, rootVolume)
+	cfg, err := s.place(p, rootVolume)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Standby = true
-	cfg.Limits = postgres.Limits{Favoured: true}
 	log := s.log.With("project", p.Name)
 	src, err := source.Open(source.Config{ConnString: p.Source.ConnString, SystemID: p.Source.SystemID, Log: log})
 	if err != nil {
@@ -263,8 +249,13 @@ func (s *Service) follow(ctx context.Context, p pgbough.Project, rootVolume stri
 	}
 	in := s.inside(cfg)
 	f := follower.Open(follower.Options{
-		Launcher: s.launcher, Config: cfg, Source: src, Log: log,
-		Dial:     dial,
+		Launcher: s.launcher, Source: src, Log: log,
+		Dial: dial,
+		Config: func(ctx context.Context) (postgres.Config, error) {
+			cfg, err := s.config(ctx, p, rootVolume)
+			cfg.Limits = postgres.Limits{Favoured: true}
+			return cfg, err
+		},
 		Settings: func(rows []postgres.Setting) string { return s.rootSettings(p, in, rows) },
 	})
 	s.followers[p.ID] = f

@@ -102,29 +102,29 @@ func (s *Service) leftOut(p pgbough.Project, rows []postgres.Setting) ([]pgbough
 	return out, nil
 }
 
-// known are the settings of the installation of a major version, asked for once.
+// known are the settings of the newest installation of a major version, asked for once.
 func (s *Service) known(major int) (postgres.Known, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k, ok := s.knownSettings[major]; ok {
-		return k, nil
-	}
-	in, err := s.installation(s.ctx, major)
+	in, err := s.installations.Find(s.ctx, major)
 	if err != nil {
 		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k, ok := s.knownSettings[in]; ok {
+		return k, nil
 	}
 	k, err := postgres.KnownSettings(s.ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	s.knownSettings[major] = k
+	s.knownSettings[in] = k
 	return k, nil
 }
 
 // preload is what of production's libraries is loaded, and what is not.
 func (s *Service) preload(p pgbough.Project, rows []postgres.Setting) ([]postgres.Param, []pgbough.Difference) {
 	available := func(string) bool { return false }
-	if in, err := s.installation(s.ctx, p.Source.Major); err == nil {
+	if in, err := s.installations.Find(s.ctx, p.Source.Major); err == nil {
 		available = in.HasLibrary
 	}
 	plan := quarantine.Preload(quarantine.LibrariesOf(rows), available)

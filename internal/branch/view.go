@@ -427,7 +427,7 @@ func (s *Service) Log(ctx context.Context, project, branch string, follow bool) 
 	if b.VolumeID == "" {
 		return nil, pgbough.Errorf(pgbough.ELocked, "branch %s is still being made and has no log", b.Name)
 	}
-	cfg, err := s.config(ctx, p, b.VolumeID)
+	cfg, err := s.place(p, b.VolumeID)
 	if err != nil {
 		return nil, err
 	}

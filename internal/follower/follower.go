@@ -30,9 +30,10 @@ const (
 // Options of a Follower.
 type Options struct {
 	Launcher postgres.Launcher
-	Config   postgres.Config // of the root volume; Settings is filled in by the Follower
-	Source   *source.Source
-	Dial     replication.Dial // to production, as a replication connection
+	// Config is how the root volume's Postgres is started now; Settings is filled in by the Follower.
+	Config func(context.Context) (postgres.Config, error)
+	Source *source.Source
+	Dial   replication.Dial // to production, as a replication connection
 	// Settings makes the follower's postgresql.conf from production's pg_settings, which may be nil when production
 	// cannot be asked: then those it last had count.
 	Settings func([]postgres.Setting) string
@@ -223,7 +224,10 @@ func (f *Follower) run(ctx context.Context) {
 
 // live is one life of the standby. Nil asks for another.
 func (f *Follower) live(ctx context.Context) error {
-	cfg := f.opts.Config
+	cfg, err := f.opts.Config(ctx)
+	if err != nil {
+		return err
+	}
 	var rows []postgres.Setting
 	if m, err := f.opts.Source.Now(ctx); err == nil {
 		rows = m.Settings

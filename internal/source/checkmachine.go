@@ -27,7 +27,7 @@ func (c *checker) checkMachine(ctx context.Context) {
 	f := &c.report.Facts
 	in, err := postgres.FindInstallation(ctx, f.Major)
 	if err != nil {
-		c.fail("binaries", err.Error(), fmt.Sprintf("apt-get install postgresql-%d, or name their directory in PGBOUGH_POSTGRES_DIRS", f.Major))
+		c.fail("binaries", err.Error(), fmt.Sprintf("apt-get install postgresql-%d, or name their bin directory in PGBOUGH_POSTGRES_DIRS", f.Major))
 		return
 	}
 	f.Installation = in
