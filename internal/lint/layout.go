@@ -5,7 +5,7 @@ package lint
 func Current() Layout {
 	return Layout{
 		Layers:      layers(),
-		TestSupport: []string{"internal/httpapi/httpapitest", "internal/lint", "internal/pgtest", "internal/volume/volumetest", "bench/...", "test/..."},
+		TestSupport: []string{"internal/catalog/catalogtest", "internal/httpapi/httpapitest", "internal/lint", "internal/pgtest", "internal/volume/volumetest", "bench/...", "test/..."},
 		Wiring:      []string{"cmd/pgbough/server.go", "cmd/pgbough/endpoint.go"},
 		Exceptions:  exceptions(),
 		Owners:      owners(),
