@@ -188,6 +188,11 @@ func (c *Client) Connection(ctx context.Context, project, branch, role, database
 	return ask[ConnectionURI](ctx, c, http.MethodGet, path("projects", project, "connection_uri"), q, nil)
 }
 
+// Roles lists the login roles of a branch, without their passwords.
+func (c *Client) Roles(ctx context.Context, project, branch string) (RoleList, error) {
+	return ask[RoleList](ctx, c, http.MethodGet, path("projects", project, "branches", branch, "roles"), nil, nil)
+}
+
 // Log opens the log of a branch's Postgres; with follow it goes on until ctx
 // ends.
 func (c *Client) Log(ctx context.Context, project, branch string, follow bool) (io.ReadCloser, error) {

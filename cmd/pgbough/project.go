@@ -26,8 +26,8 @@ func newProjectCommand(g *globals) *cobra.Command {
 	}
 	get := &cobra.Command{
 		Use: "get NAME", Short: "Show a project", Args: cobra.ExactArgs(1),
-		Example: "  pgbough project get shop",
-		RunE:    func(cmd *cobra.Command, args []string) error { return getProject(cmd.Context(), g, args[0]) },
+		Example: "  pgbough project get shop", ValidArgsFunction: g.completeProjectArg,
+		RunE: func(cmd *cobra.Command, args []string) error { return getProject(cmd.Context(), g, args[0]) },
 	}
 	var yes bool
 	remove := &cobra.Command{
@@ -35,8 +35,8 @@ func newProjectCommand(g *globals) *cobra.Command {
 		Long: `Stops following, drops pgbough's slot on production, and deletes the project with
 all its branches after confirmation. Production keeps everything else.`,
 		Example: "  pgbough project delete shop\n  pgbough project delete shop --yes",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return deleteProject(cmd.Context(), g, args[0], yes) },
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: g.completeProjectArg,
+		RunE: func(cmd *cobra.Command, args []string) error { return deleteProject(cmd.Context(), g, args[0], yes) },
 	}
 	remove.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	g.addJSON(list, get, remove)
@@ -162,7 +162,7 @@ another host took over. It must be the same system: an identifier that differs i
 refused. Branches stay as they are. "pgbough status" shows when the follower streams
 again.`,
 		Example: "  pgbough source set shop --source 'host=db2 user=pgbough password=... dbname=shop'",
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: g.completeProjectArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := source.request(g)
 			if err != nil {

@@ -18,9 +18,11 @@ import (
 // target chooses how to connect to a branch.
 type target struct{ role, database string }
 
-func (t *target) add(cmd *cobra.Command) {
+func (t *target) add(cmd *cobra.Command, g *globals) {
 	cmd.Flags().StringVar(&t.role, "role", "", "connect as this role of production's (default: what attach was told)")
 	cmd.Flags().StringVar(&t.database, "database", "", "connect to this database (default: what attach was told)")
+	_ = cmd.RegisterFlagCompletionFunc("role", g.completeRole)              // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("database", cobra.NoFileCompletions) // as above
 }
 
 func (t *target) find(ctx context.Context, g *globals, branch string) (client.ConnectionURI, error) {
@@ -49,7 +51,7 @@ func newURLCommand(g *globals) *cobra.Command {
 			return g.print(answer, func(w io.Writer) { line(w, "%s", answer.URI) })
 		},
 	}
-	to.add(cmd)
+	to.add(cmd, g)
 	g.addJSON(cmd)
 	g.addProject(cmd)
 	return cmd
@@ -88,7 +90,7 @@ func newPsqlCommand(g *globals) *cobra.Command {
 			return fmt.Errorf("execute %s: %w", psql, err)
 		},
 	}
-	to.add(cmd)
+	to.add(cmd, g)
 	g.addProject(cmd)
 	return cmd
 }
