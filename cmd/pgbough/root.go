@@ -38,6 +38,7 @@ func commands(g *globals) []*cobra.Command {
 		newOpsCommand(g),
 		newPoolCommand(g),
 		newKeyCommand(g),
+		newUninstallCommand(g),
 		newVersionCommand(g),
 	}
 }
@@ -55,14 +56,15 @@ private, writable Postgres servers that start as production is at that moment.
   4. pgbough branch create BRANCH      prints the connection URI
   5. pgbough psql BRANCH               or any other client, with that URI
 
-All commands but server are clients. They ask the server at PGBOUGH_API
+All commands but server and uninstall are clients. They ask the server at PGBOUGH_API
 (` + client.DefaultAPI + `) with the key PGBOUGH_API_KEY, by default the one in the file
 ` + client.KeyFile + ` of the data directory PGBOUGH_DATA (` + client.DefaultData + `): on the
 server's machine whoever may read that file needs to set nothing. On other machines
 PGBOUGH_API begins with https://, and PGBOUGH_CA names a copy of ` + client.CAFile + `, with which
 the server is verified, from the same directory. PGBOUGH_PROJECT is the default of
 --project, which is needed only where there are several projects. With --json a
-command prints the API's own JSON. Answers go to stdout, all else to stderr.`,
+command prints the API's own JSON. Answers go to stdout, all else to stderr.
+pgbough completion bash prints what a shell needs to complete names.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -75,6 +77,7 @@ command prints the API's own JSON. Answers go to stdout, all else to stderr.`,
 	root.SetErr(g.io.Err)
 	cobra.EnableCommandSorting = false
 	root.AddCommand(commands(g)...)
+	root.InitDefaultCompletionCmd()
 	g.prepare(root)
 	return root
 }

@@ -24,7 +24,7 @@ func lockFile(path string) (*os.File, error) {
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		err = pgbough.Errorf(pgbough.EConflict, "another pgbough server (%s) uses %s", holder(f), filepath.Dir(path)).
-			WithHint("stop that one, or give this one a directory of its own with --data")
+			WithHint("stop that one first, or name another directory with --data")
 	}
 	if err == nil {
 		err = errors.Join(f.Truncate(0), writePID(f))

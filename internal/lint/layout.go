@@ -6,7 +6,7 @@ func Current() Layout {
 	return Layout{
 		Layers:      layers(),
 		TestSupport: []string{"internal/catalog/catalogtest", "internal/httpapi/httpapitest", "internal/lint", "internal/pgtest", "internal/volume/volumetest", "bench/...", "test/..."},
-		Wiring:      []string{"cmd/pgbough/server.go", "cmd/pgbough/endpoint.go"},
+		Wiring:      []string{"cmd/pgbough/server.go", "cmd/pgbough/endpoint.go", "cmd/pgbough/uninstall.go"},
 		Exceptions:  exceptions(),
 		Owners:      owners(),
 		Skips: []Skip{

@@ -255,6 +255,22 @@ func (g *groups) sweep() error {
 	})
 }
 
+// RemoveGroups removes the cgroup that those of sandboxes are in, unless some are:
+// other servers of this machine have theirs there too.
+func (l *Launcher) RemoveGroups() error {
+	if l.groups == nil {
+		return nil
+	}
+	var errs []error
+	for _, dir := range l.groups.parents {
+		err := unix.Rmdir(dir)
+		if err != nil && !gone(err) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // each calls f for the cgroups of all sandboxes, for each controller.
 func (g *groups) each(f func(dir string, e os.DirEntry) error) error {
 	for _, parent := range g.parents {

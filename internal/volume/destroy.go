@@ -32,6 +32,26 @@ func (p *Pool) Prune(ctx context.Context, id string) error {
 	return p.destroy(ctx, id, func(Manifest) error { return nil })
 }
 
+// Remove removes every volume in the pool, whosever it is, and what makes its
+// directory a pool. Nothing else may use the pool, now or later.
+func (p *Pool) Remove(ctx context.Context) error {
+	entries, err := p.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := p.Prune(ctx, e.ID); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{volumesName, identityName} { // in this order: what has volumes is a pool
+		if err := os.RemoveAll(filepath.Join(p.cfg.Dir, name)); err != nil {
+			return fmt.Errorf("remove pool: %w", err)
+		}
+	}
+	return disk.SyncDir(p.cfg.Dir)
+}
+
 func (p *Pool) destroy(ctx context.Context, id string, allow func(Manifest) error) error {
 	if err := checkID(id); err != nil {
 		return err

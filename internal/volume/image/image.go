@@ -76,6 +76,27 @@ func Open(ctx context.Context, cfg Config) (*Image, error) {
 	return img, nil
 }
 
+// Find finds an image that is there, attached and mounted or not, and changes
+// nothing. What is in it is not looked at.
+func Find(ctx context.Context, file, mount string, log *slog.Logger) (*Image, error) {
+	img := &Image{log: log}
+	var err error
+	if img.File, err = resolve(file); err != nil {
+		return nil, fmt.Errorf("find image: %w", err)
+	}
+	if img.Mount, err = resolve(mount); err != nil {
+		return nil, fmt.Errorf("find image: %w", err)
+	}
+	devices, err := loopDevices(ctx, img.File)
+	if err != nil {
+		return nil, err
+	}
+	if len(devices) > 0 {
+		img.Device = devices[0]
+	}
+	return img, nil
+}
+
 // resolve makes path absolute and free of symbolic links in its directory, as
 // the kernel shows it for loop devices and mounts.
 func resolve(path string) (string, error) {

@@ -2,7 +2,9 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -151,6 +153,42 @@ func defaultReserve(dir string) (int64, error) {
 		return 0, fmt.Errorf("measure the pool: %w", err)
 	}
 	return int64(space.Size) / 20, nil
+}
+
+// Remove removes what Open has made, with everything in it: the volumes, the image,
+// its mount and its loop device. Nothing may use them any more. It may be called
+// again after a crash at any moment of it, and when nothing is there.
+func Remove(ctx context.Context, cfg Config) error {
+	choice, err := Choose(ctx, cfg.DataDir, cfg.Want)
+	if err != nil {
+		return err
+	}
+	if choice.Image != "" {
+		if ok, err := disk.Exists(choice.Image); !ok {
+			return err
+		}
+		img, err := image.Find(ctx, choice.Image, choice.Dir, cfg.Log)
+		if err != nil {
+			return err
+		}
+		return img.Remove(ctx)
+	}
+	if _, err := volume.ReadIdentity(choice.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	driver, err := choice.driver()
+	if err != nil {
+		return err
+	}
+	pool, err := volume.Open(ctx, volume.Config{
+		Dir: choice.Dir, Driver: driver, CatalogID: cfg.CatalogID, PoolID: cfg.PoolID, UID: cfg.UID, GID: cfg.GID, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	return pool.Remove(ctx)
 }
 
 // Close unmounts an image, which nothing may use any more. A server that stops

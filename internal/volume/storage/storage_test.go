@@ -107,6 +107,35 @@ func TestOpenInImage(t *testing.T) {
 	}
 }
 
+// TestRemove: nothing is left of a pool, mounted or not, and removing it again does nothing.
+func TestRemove(t *testing.T) {
+	volumetest.RequireRoot(t)
+	for _, want := range []string{"auto", "copy"} {
+		for _, mounted := range []bool{true, false} {
+			cfg := config(plain(t), want)
+			s := open(t, cfg)
+			if _, err := s.Pool.Create(t.Context(), volume.Manifest{ID: "v1", Role: volume.RoleRoot}); err != nil {
+				t.Fatal(err)
+			}
+			if !mounted {
+				if err := s.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cfg.Want, cfg.PoolID = "auto", s.Pool.ID()
+			for range 2 {
+				if err := storage.Remove(t.Context(), cfg); err != nil {
+					t.Errorf("%s, mounted %t: %v", want, mounted, err)
+				}
+			}
+			left, err := filepath.Glob(filepath.Join(cfg.DataDir, "*", "*"))
+			if ok, _ := disk.Exists(filepath.Join(cfg.DataDir, "pool.img")); ok || err != nil || len(left) > 0 {
+				t.Errorf("%s, mounted %t: left are %v (%v), the image %t", want, mounted, left, err, ok)
+			}
+		}
+	}
+}
+
 func open(t *testing.T, cfg storage.Config) *storage.Storage {
 	t.Helper()
 	s, err := storage.Open(t.Context(), cfg)

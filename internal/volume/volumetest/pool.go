@@ -99,6 +99,7 @@ func runPool(t *testing.T, newDriver NewDriver) {
 		{"again", testAgain},
 		{"strangers", testStrangers},
 		{"locked", testLocked},
+		{"removed", testRemoved},
 		{"role", testRole},
 		{"many clones", testManyClones},
 		{"space", testSpace},
@@ -269,6 +270,35 @@ func testLocked(t *testing.T, b *bench) {
 		t.Fatal(err)
 	}
 	b.destroy(t, "vroot")
+}
+
+// testRemoved: with its last volume a pool stops being one, unless a Postgres runs.
+func testRemoved(t *testing.T, b *bench) {
+	b.create(t, "vmine")
+	b.cfg.CatalogID = "catalog-2"
+	b.open(t)
+	v := b.create(t, "vother")
+	write(t, filepath.Join(b.cfg.Dir, "note to self"), []byte("x"))
+	write(t, filepath.Join(b.cfg.Dir, "volumes", "vhalf.tmp", "data", "base", "1"), []byte("x"))
+	f, err := os.Open(v.Lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.pool.Remove(t.Context()); pgbough.ErrorCode(err) != pgbough.ELocked || b.entries(t)["vother"] != volume.StateReady {
+		t.Errorf("remove under a running Postgres: %v, want locked; the pool holds %v", err, b.entries(t))
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.pool.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(b.cfg.Dir); err != nil || len(left) != 1 || left[0].Name() != "note to self" {
+		t.Errorf("in the directory of a removed pool: %v (%v), want what is not the pool's", left, err)
+	}
 }
 
 func testRole(t *testing.T, b *bench) {
