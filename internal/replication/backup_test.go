@@ -18,7 +18,10 @@ import (
 // standby that streams through a relay, and its promotion once that is cut.
 func TestBackupToStandby(t *testing.T) {
 	for _, major := range majors(t) {
-		t.Run(fmt.Sprint(major), func(t *testing.T) { backupToStandby(t, major) })
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			backupToStandby(t, major)
+		})
 	}
 }
 

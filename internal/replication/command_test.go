@@ -15,6 +15,7 @@ import (
 func TestSlots(t *testing.T) {
 	for _, major := range majors(t) {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
 			ctx := testContext(t)
 			s := pgtest.Start(t, pgtest.Options{Major: major, Conf: map[string]string{"wal_level": "logical"}})
 			conn := replicationConn(t, s)

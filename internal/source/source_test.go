@@ -50,7 +50,10 @@ func majors(t *testing.T, f func(t *testing.T, major int)) {
 	for _, in := range all {
 		if in.Major >= 13 && !done[in.Major] {
 			done[in.Major] = true
-			t.Run(strconv.Itoa(in.Major), func(t *testing.T) { f(t, in.Major) })
+			t.Run(strconv.Itoa(in.Major), func(t *testing.T) {
+				t.Parallel() // they wait for Postgres more than they compute
+				f(t, in.Major)
+			})
 		}
 	}
 }
