@@ -22,8 +22,11 @@ import (
 //go:embed testdata
 var files embed.FS
 
-// Oldest and Newest are the formats that there are catalogs of.
-const Oldest, Newest = 2, 2
+// The formats that there are catalogs of.
+const (
+	Oldest = 2
+	Newest = 2
+)
 
 // Restore puts the catalog of a format into dir, as catalog.db and secret.key.
 func Restore(t testing.TB, format int, dir string) {
