@@ -20,6 +20,15 @@ func (k killing) failpoint() string {
 	return k.fault + "=error;" + k.place + "=kill"
 }
 
+// boundaries are the places of a kill around step i. Nothing lies between a step
+// that is saved and the one that follows it.
+func boundaries(i int) []string {
+	if i == 0 {
+		return []string{"before", "done", "saved"}
+	}
+	return []string{"done", "saved"}
+}
+
 // killings are every step boundary of create, delete, refill, suspend and wake,
 // forward and back.
 func killings() []killing {
@@ -33,8 +42,8 @@ func killings() []killing {
 	}
 	var all []killing
 	for _, kind := range []string{"create_branch", "delete_branch", "refill_spare", "suspend_compute", "start_compute"} {
-		for _, step := range steps[kind] {
-			for _, at := range []string{"before", "done", "saved"} {
+		for i, step := range steps[kind] {
+			for _, at := range boundaries(i) {
 				all = append(all, killing{kind: kind, place: kind + "/" + step + "/" + at})
 			}
 		}

@@ -579,8 +579,8 @@ func TestSourceLost(t *testing.T) {
 func TestAttachKilled(t *testing.T) {
 	p := calmProduction(t, pgtest.Options{})
 	s := startServer(t)
-	for _, step := range []string{"slot", "base_backup", "follow", "publish", "spare"} {
-		for _, at := range []string{"before", "done", "saved"} {
+	for i, step := range []string{"slot", "base_backup", "follow", "publish", "spare"} {
+		for _, at := range boundaries(i) {
 			place := "attach_project/" + step + "/" + at
 			for _, then := range []string{"goes on", "deleted"} {
 				if then == "deleted" && at != "done" {

@@ -48,7 +48,7 @@ func TestUninstall(t *testing.T) {
 	if r.code != 0 || !strings.Contains(r.err, "pg_drop_replication_slot('"+slot+"')") || !strings.Contains(r.err, note) {
 		t.Errorf("uninstall: exit %d, want 0, what is left on production, and what stays\n%s", r.code, r.err)
 	}
-	if left := s.leftovers(); len(left) > 0 {
+	if left := s.leftBehind(); len(left) > 0 {
 		t.Errorf("left behind: %s", strings.Join(left, "; "))
 	}
 	for _, dir := range groups {
