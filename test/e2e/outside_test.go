@@ -19,6 +19,7 @@ func TestNothingOutside(whole *testing.T) {
 	t := whole
 	w := newWorld(t)
 	s := startServer(t)
+	w.production.Exec(t, "postgres", "CHECKPOINT") // as in attach
 	s.must("attach", "shop", "--source", sourceOf(w.production), "--role", "app", "--database", "shop")
 	s.waitSpare()
 	// From here on: a spare that acts when it is promoted is caught too.

@@ -49,6 +49,7 @@ func TestSameDatabase(t *testing.T) {
 	p.Exec(t, "icu", "CREATE TABLE t AS SELECT * FROM unnest('{ö,o,z,Z,ä}'::text[]) v; CREATE INDEX ON t (v); ANALYZE t")
 	p.Exec(t, "'Old Latin'", "CREATE TABLE t (v text); INSERT INTO t VALUES ('é'), ('ß'); CREATE INDEX ON t (v); ANALYZE t")
 	s := startServer(t)
+	p.Exec(t, "postgres", "CHECKPOINT") // as in attach
 	s.must("attach", "shop", "--source", sourceOf(p), "--role", "app", "--database", "shop")
 
 	ours := instance{t: t, bin: p.Install.BinDir, at: func(role, database string) string {
