@@ -11,11 +11,18 @@ import (
 )
 
 // newServerCommand stands for the server where it cannot run: sandboxes, mounts
-// and cgroups are Linux's. All other commands are clients and work.
-func newServerCommand() *cobra.Command {
+// and cgroups are Linux's. All other commands but uninstall are clients and work.
+func newServerCommand() *cobra.Command { return linuxOnly("server", "Run the server, on Linux only") }
+
+// newUninstallCommand stands for the end of what the server has made.
+func newUninstallCommand(*globals) *cobra.Command {
+	return linuxOnly("uninstall", "Remove what a server has made, on Linux only")
+}
+
+func linuxOnly(name, short string) *cobra.Command {
 	return &cobra.Command{
-		Use:                "server",
-		Short:              "Run the server, on Linux only",
+		Use:                name,
+		Short:              short,
 		Long:               "The server runs on Linux only. On this machine pgbough is a client of one elsewhere.",
 		DisableFlagParsing: true, // whatever flags it is given
 		RunE: func(*cobra.Command, []string) error {
