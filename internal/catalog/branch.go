@@ -115,6 +115,15 @@ func (tx *Tx) Branches(projectID string) ([]pgbough.Branch, error) {
 	return list, nil
 }
 
+// TotalBranches is how many branches there are in all projects, but for the roots.
+func (tx *Tx) TotalBranches() (n int, err error) {
+	err = tx.q.QueryRowContext(tx.ctx, "SELECT count(*) FROM branches WHERE parent_id IS NOT NULL").Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count the branches: %w", err)
+	}
+	return n, nil
+}
+
 // DeleteBranch forgets a branch with its endpoint and roles. It does nothing if
 // there is no such branch, and refuses one that has children.
 func (tx *Tx) DeleteBranch(id string) error {

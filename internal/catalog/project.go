@@ -97,12 +97,12 @@ func (tx *Tx) Projects() ([]pgbough.Project, error) {
 // is no such project, and refuses one that has other branches or spares: their
 // volumes would be forgotten.
 func (tx *Tx) DeleteProject(id string) error {
-	var branches, spares int
+	var branches, spares, points int
 	err := tx.q.QueryRowContext(tx.ctx, `SELECT
 		(SELECT count(*) FROM branches WHERE project_id = ?1 AND id <> (SELECT root_branch_id FROM projects WHERE id = ?1)),
-		(SELECT count(*) FROM spares WHERE project_id = ?1)`, id).Scan(&branches, &spares)
-	if err == nil && branches+spares > 0 {
-		return pgbough.Errorf(pgbough.EConflict, "project %s still has %d branches and %d spares", id, branches, spares).
+		(SELECT count(*) FROM spares WHERE project_id = ?1), (SELECT count(*) FROM points WHERE project_id = ?1)`, id).Scan(&branches, &spares, &points)
+	if err == nil && branches+spares+points > 0 {
+		return pgbough.Errorf(pgbough.EConflict, "project %s still has %d branches, %d spares and %d points", id, branches, spares, points).
 			WithHint("remove it with all it has: pgbough project delete %s", id)
 	}
 	if err == nil {

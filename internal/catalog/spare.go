@@ -84,6 +84,13 @@ func (tx *Tx) take(by, which, arg string) (pgbough.Spare, bool, error) {
 	return s, true, nil
 }
 
+// GiveSpare gives a spare that from has taken to another operation. Giving it
+// again does nothing; a spare that neither has is an EInternal.
+func (tx *Tx) GiveSpare(volumeID, from, to string) error {
+	return tx.change("spare "+volumeID, pgbough.Errorf(pgbough.EInternal, "the spare %s is not %s's to give away", volumeID, from),
+		"UPDATE spares SET taken_by = ?1 WHERE volume_id = ?2 AND state = 'taken' AND taken_by IN (?1, ?3)", to, volumeID, from)
+}
+
 // DeleteSpare forgets a spare. It does nothing if there is no such spare.
 func (tx *Tx) DeleteSpare(volumeID string) error {
 	if _, err := tx.exec("DELETE FROM spares WHERE volume_id = ?", volumeID); err != nil {
