@@ -29,6 +29,9 @@ func SyncWAL(dataDir string, since time.Time) error {
 // has done.
 func SyncAll(dataDir string) error { return syncTree(dataDir, time.Time{}, ".") }
 
+// SyncSince is SyncAll for what was written since a time.
+func SyncSince(dataDir string, since time.Time) error { return syncTree(dataDir, since, ".") }
+
 // syncTree flushes files and directories below dataDir. A branch's superuser can
 // put anything there: links are not followed, and only files are opened.
 func syncTree(dataDir string, since time.Time, names ...string) error {

@@ -29,9 +29,13 @@ func TestSyncIsNotLedAstray(t *testing.T) {
 	if err := os.Symlink("/dev/zero", filepath.Join(dir, "base", "link")); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 2)
-	go func() { done <- SyncWAL(dir, time.Time{}); done <- SyncAll(dir) }()
-	for range 2 {
+	done := make(chan error, 3)
+	go func() {
+		done <- SyncWAL(dir, time.Time{})
+		done <- SyncAll(dir)
+		done <- SyncSince(dir, time.Now().Add(-time.Minute))
+	}()
+	for range 3 {
 		select {
 		case err := <-done:
 			if err != nil {
