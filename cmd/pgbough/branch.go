@@ -56,7 +56,9 @@ func newBranchCreateCommand(g *globals) *cobra.Command {
 		Use: "create NAME", Short: "Make a branch of production as it is now; print its connection URI",
 		Long: `Makes a branch and prints its connection URI. It holds every transaction that
 production had acknowledged when the command started. If production cannot be
-asked, the command fails, unless --max-lag allows a state that is older.
+asked, the command fails, unless --max-lag allows a state that is older. With
+--max-lag the branch is a clone of the newest state that is kept and not older, which
+is made quickly and holds a few MB; where none is kept, one is made and kept for the next.
 
 The URI holds a password that is the branch's own; pgbough url prints it again.`,
 		Example: `  pgbough branch create fix-login
@@ -91,7 +93,7 @@ The URI holds a password that is the branch's own; pgbough url prints it again.`
 	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
 	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z")
 	cmd.Flags().StringVar(&suspendAfter, "suspend-after", "", suspendAfterHelp+" (default: as the server is told)")
-	cmd.Flags().StringVar(&maxLag, "max-lag", "", "if production cannot be asked, take a state up to so much older than now, such as 30s")
+	cmd.Flags().StringVar(&maxLag, "max-lag", "", "take a state up to so much older than now, such as 30s, if one is at hand")
 	cmd.Flags().BoolVar(&reuse, "reuse", false, "if there is a branch of this name already, take it as it is")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	_ = cmd.RegisterFlagCompletionFunc("parent", g.completeParent) // fails only for a flag that is not there

@@ -46,13 +46,14 @@ type serverCommand struct {
 	data, api, pool       string
 	poolSize, poolReserve string
 	sparse, debug         bool
-	uid, spares           int
+	uid                   int
+	spares                spareRange
 	sharedBuffers         string
 	memory, disk          string
 	cpus                  float64
 	processes             int64
 	suspendAfter          string
-	maxAwake              int
+	maxAwake, maxBranches int
 	endpoint              endpointFlags
 }
 
@@ -82,7 +83,7 @@ out below the branches.
 Sizes are such as 500M or 20GB, in powers of 1024.`,
 		Example: `  pgbough server --data /var/lib/pgbough --pool-size 200GB
   pgbough server --data /var/lib/pgbough --proxy 0.0.0.0:7432 --api 0.0.0.0:7420
-  pgbough server --data /var/lib/pgbough --pool reflink:/srv/xfs/pgbough --spares 2`,
+  pgbough server --data /var/lib/pgbough --pool reflink:/srv/xfs/pgbough --spares 2..6`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), cmd) },
 	}
@@ -94,13 +95,15 @@ Sizes are such as 500M or 20GB, in powers of 1024.`,
 	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use of the pool, so that the followers can go on (default: 5% of it)")
 	f.BoolVar(&c.sparse, "pool-sparse", false, "do not take a new image's whole size from the disk at once")
 	f.IntVar(&c.uid, "uid", defaultUID, fmt.Sprintf("user and group id that the files of each Postgres belong to; of the %d after it, each Postgres runs as one of its own", sandbox.Spread))
-	f.IntVar(&c.spares, "spares", 1, "how many spares each project has ready: so many branches can be made at once")
+	c.spares = spareRange{1, 4}
+	f.Var(&c.spares, "spares", "how many spares each project has ready: more while branches are made soon after one another; one number is always so many")
 	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
 	f.StringVar(&c.memory, "branch-memory", "2GB", "memory of each branch, shared_buffers and its part of the page cache included; empty for no limit")
 	f.StringVar(&c.disk, "branch-disk", "", "how much a branch may hold of its own, such as 20GB; empty for no limit but the pool's")
 	f.Float64Var(&c.cpus, "branch-cpus", 0, "how many CPUs a branch may use at most, such as 1.5; 0 for no limit")
 	f.Int64Var(&c.processes, "branch-pids", 2000, "how many processes a branch may have; 0 for no limit")
 	f.StringVar(&c.suspendAfter, "suspend-after", "5m", "stop the Postgres of a branch after so long without work, until somebody connects, where the branch was not told otherwise; 0 or never: not at all")
+	f.IntVar(&c.maxBranches, "max-branches", 0, "how many branches there may be in all projects together; 0 for no limit")
 	f.IntVar(&c.maxAwake, "max-awake", 0, "how many branches may be awake at a time (default: what half of the machine's memory is enough for)")
 	c.endpoint.add(cmd)
 	f.BoolVar(&c.debug, "debug", false, "log more")
@@ -119,8 +122,8 @@ func (c *serverCommand) run(ctx context.Context, cmd *cobra.Command) error {
 		return pgbough.Errorf(pgbough.EInvalid, "the server needs root: it mounts the pool and starts Postgres in sandboxes as another user").
 			WithHint("run it with sudo, or from the systemd unit")
 	}
-	if c.spares < 1 {
-		return pgbough.Errorf(pgbough.EInvalid, "--spares %d: without a spare nothing can be branched", c.spares).WithHint("give 1 or more")
+	if c.maxBranches < 0 {
+		return pgbough.Errorf(pgbough.EInvalid, "--max-branches %d is not a number of branches", c.maxBranches).WithHint("give 0 for no limit")
 	}
 	level := slog.LevelInfo
 	if c.debug {
@@ -255,8 +258,8 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	figures := metrics.New(version)
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
-		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
-		SuspendAfter: suspendAfter, MaxAwake: maxAwake, Endpoint: endpoint, Failpoint: failpoint, Admin: admin, Observe: figures.Observe,
+		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares.least, MostSpares: c.spares.most, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
+		SuspendAfter: suspendAfter, MaxAwake: maxAwake, MaxBranches: c.maxBranches, Endpoint: endpoint, Failpoint: failpoint, Admin: admin, Observe: figures.Observe,
 	})
 	if err != nil {
 		return s, err

@@ -232,20 +232,24 @@ func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
 			return err
 		}
 	}
+	if err := s.removePoints(ctx, r.ProjectID); err != nil {
+		return err
+	}
 	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(r.State.BranchID) })
 }
 
-// stopRefills undoes the refills of a project that are under way.
+// stopRefills undoes the refills and the points of a project that are under way.
 func (s *Service) stopRefills(ctx context.Context, projectID string) error {
 	ops, err := s.catalog.Unfinished(ctx)
 	if err != nil {
 		return err
 	}
 	for _, op := range ops {
-		if op.ProjectID != projectID || op.Kind != "refill_spare" && op.Kind != "discard_spare" {
+		begun := op.Kind == "refill_spare" || op.Kind == "make_point"
+		if op.ProjectID != projectID || !begun && op.Kind != "discard_spare" && op.Kind != "discard_point" {
 			continue
 		}
-		if op.Kind == "refill_spare" {
+		if begun {
 			// One that has just finished cannot be cancelled; its spare is removed with the others.
 			if err := s.engine.Cancel(ctx, op.ID); err != nil && pgbough.ErrorCode(err) != pgbough.EConflict {
 				return err
@@ -321,7 +325,7 @@ func (s *Service) deleteProjectKind() operation.Kind {
 					return err
 				}
 			}
-			return nil
+			return s.removePoints(ctx, p.ID)
 		}),
 		step("follower", func(ctx context.Context, p pgbough.Project) error { return s.unfollow(ctx, p.ID) }),
 		noted("slot", s.leaveSource),

@@ -15,7 +15,6 @@ import (
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/quarantine"
 	"github.com/pgbough/pgbough/internal/source"
-	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // createState is what create_branch remembers between its steps.
@@ -34,6 +33,12 @@ type createState struct {
 	// What quarantine tells publish. It has passwords, so it is not saved, and neither
 	// are the steps up to there: they run again together.
 	report *quarantine.Report
+
+	Fresh       time.Time            `json:"fresh,omitzero"`        // when production was asked, by our clock
+	Clone       string               `json:"clone,omitempty"`       // the volume that the branch will be if it is a clone of a point
+	Point       string               `json:"point,omitempty"`       // the point that VolumeID is a clone of
+	Written     time.Time            `json:"written,omitzero"`      // of a point: when what its spare had replayed began to be made durable
+	Differences []pgbough.Difference `json:"differences,omitempty"` // of a point
 }
 
 type createRun = operation.Run[createState]
@@ -45,10 +50,10 @@ type createRun = operation.Run[createState]
 func (s *Service) createKind() operation.Kind {
 	return operation.Define("create_branch",
 		operation.Step[createState]{Name: "take", Do: s.takeSpare, Undo: s.dropTaken},
-		operation.Step[createState]{Name: "catch_up", Lazy: true, Do: s.catchUp},
-		operation.Step[createState]{Name: "promote", Lazy: true, Do: s.promote},
-		operation.Step[createState]{Name: "quarantine", Lazy: true, Do: s.quarantine},
-		operation.Step[createState]{Name: "publish", Do: s.publish},
+		operation.Step[createState]{Name: "catch_up", Lazy: true, Do: s.reach},
+		operation.Step[createState]{Name: "promote", Lazy: true, Do: ofSpare(s.promote)},
+		operation.Step[createState]{Name: "quarantine", Lazy: true, Do: ofSpare(s.quarantine)},
+		operation.Step[createState]{Name: "publish", Do: ofSpare(s.publish)},
 	)
 }
 
@@ -59,16 +64,27 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 	if r.State.VolumeID != "" {
 		return nil
 	}
+	if ok, err := s.wasCloned(ctx, r); ok || err != nil {
+		return err
+	}
 	f, err := s.followerOf(r.ProjectID)
 	if err != nil {
+		return err
+	}
+	defer s.leaves(r.ProjectID, r.BranchID)
+	if ok, err := s.cloneRecent(ctx, r, f); ok || err != nil {
 		return err
 	}
 	if err := s.ask(ctx, r, f); err != nil {
 		return err
 	}
+	s.waits(r.ProjectID, r.BranchID)
 	began := time.Now()
 	var since time.Time // when the follower was first seen not to stream
-	for {
+	for waited := false; ; waited = true {
+		if ok, err := s.served(ctx, r, waited); ok || err != nil {
+			return err
+		}
 		spare, ok, err := s.catalog.TakeSpare(ctx, r.ProjectID, r.ID)
 		if err != nil {
 			return err
@@ -77,6 +93,7 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 			if _, alive := f.Spare(spare.VolumeID); alive {
 				r.State.VolumeID, r.State.TakenAt = spare.VolumeID, time.Now()
 				r.State.Boot, err = bootID()
+				s.spareTaken(r.ProjectID)
 				return err
 			}
 			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
@@ -113,20 +130,29 @@ func (s *Service) ask(ctx context.Context, r *createRun, f *follower.Follower) e
 	if st := f.Status(); st.State == pgbough.FollowerBroken {
 		return pgbough.Errorf(pgbough.EConflict, "the follower cannot go on, so nothing can be branched: %s", st.Reason)
 	}
+	began := time.Now()
 	m, err := s.now(ctx, r.ProjectID)
 	if pgbough.ErrorCode(err) == pgbough.EUnreachable && r.State.MaxLag > 0 {
+		began = f.Status().AskedAt
 		m, err = s.lately(ctx, r.ProjectID, r.State.MaxLag, err)
 	}
 	if err != nil {
 		return err
 	}
 	r.State.Asked, r.State.AskedAt, r.State.Timeline, r.State.Settings = m.LSN, m.Time, m.Timeline, toNouns(m.Settings)
+	r.State.Fresh = began
 	return nil
 }
 
 // dropTaken removes the spare that was taken for a branch that will not be.
 func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
 	s.unsettle(r.BranchID)
+	s.leaves(r.ProjectID, r.BranchID)
+	if r.State.Clone != "" {
+		if err := s.destroy(ctx, r.State.Clone); err != nil {
+			return err
+		}
+	}
 	if r.State.VolumeID == "" { // the server may have ended, or the step been cancelled, before that was written down
 		spare, _, err := s.catalog.TakenSpare(ctx, r.ID)
 		if err != nil {
@@ -176,13 +202,6 @@ const catchUpTimeout = 5 * time.Minute
 
 // catchUp waits until the spare has replayed what production had at the request.
 func (s *Service) catchUp(ctx context.Context, r *createRun) error {
-	b, err := s.catalog.Branch(ctx, r.ProjectID, r.BranchID)
-	if err != nil {
-		return err
-	}
-	if r.State.Done = b.State == pgbough.BranchReady; r.State.Done {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
 	spare, err := s.taken(ctx, r, fromNouns(r.State.Settings))
@@ -261,7 +280,7 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 	}
 	// The manifest is written meanwhile: from the promotion on the volume is the branch's.
 	marked := make(chan error, 1)
-	go func() { marked <- s.pool.SetRole(ctx, r.State.VolumeID, volume.RoleBranch, r.BranchID) }()
+	go func() { marked <- s.pool.SetRole(ctx, r.State.VolumeID, pointRole(r), r.BranchID) }()
 	cut, err := spare.Promote(ctx)
 	if err := errors.Join(err, <-marked); err != nil {
 		return err
@@ -315,14 +334,18 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err := s.hardenAll(ctx, r, spare, began); err != nil {
 		return err
 	}
-	_, differences := s.preload(p, fromNouns(r.State.Settings))
-	left, err := s.leftOut(p, fromNouns(r.State.Settings))
-	if err != nil {
+	if report.Differences, err = s.differences(p, fromNouns(r.State.Settings), report.Differences); err != nil {
 		return err
 	}
-	report.Differences = append(append(differences, left...), report.Differences...)
 	r.State.report = &report
 	return nil
+}
+
+// differences are all of a branch, with those that quarantine has made.
+func (s *Service) differences(p pgbough.Project, rows []postgres.Setting, made []pgbough.Difference) ([]pgbough.Difference, error) {
+	_, differences := s.preload(p, rows)
+	left, err := s.leftOut(p, rows)
+	return append(append(differences, left...), made...), err
 }
 
 // publish makes the spare the branch: its volume and its Postgres change hands.
@@ -355,6 +378,7 @@ func (s *Service) record(ctx context.Context, r *createRun) (b pgbough.Branch, e
 		}
 		b.VolumeID, b.Settings, b.Differences = r.State.VolumeID, r.State.Settings, r.State.report.Differences
 		b.ParentLSN, b.ParentTime, b.State = r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
+		b.Settled = r.State.Point != "" // the point was purged and checkpointed before it was one
 		for i := range r.State.report.Roles {
 			r.State.report.Roles[i].BranchID = b.ID
 		}

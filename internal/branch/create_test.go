@@ -103,3 +103,32 @@ func TestSameBoot(t *testing.T) {
 		t.Errorf("an earlier boot: %v", err)
 	}
 }
+
+// Where there are as many branches as there may be, another one is refused with
+// the number before anything is made; one that is there can still be had.
+func TestMaxBranches(t *testing.T) {
+	r := newRig(t)
+	r.branches = 2
+	p := r.project()
+	r.branchRow(p, "one", pgbough.BranchReady)
+	r.branchRow(p, "two", pgbough.BranchReady)
+	_, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "three"})
+	if pgbough.ErrorCode(err) != pgbough.EConflict || !strings.Contains(err.Error(), "there are 2 branches, and this server allows 2") {
+		t.Errorf("one more than allowed: %v", err)
+	}
+	if _, err := r.catalog.Branch(t.Context(), p.ID, "three"); pgbough.ErrorCode(err) != pgbough.ENotFound {
+		t.Errorf("it left a row: %v", err)
+	}
+	if n := r.needy(p.ID); n != 0 {
+		t.Errorf("%d creates are still expected", n)
+	}
+	if _, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "two", Reuse: true}); err != nil {
+		t.Errorf("one that is there: %v", err)
+	}
+	r.branches = 3
+	created, err := r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "three"})
+	if err != nil {
+		t.Errorf("as many as allowed: %v", err)
+	}
+	_, _ = r.WaitOperation(t.Context(), created.Operation.ID) // there is no production
+}

@@ -22,7 +22,7 @@ func (s *Service) Figures(ctx context.Context) (pgbough.Figures, error) {
 	}
 	for _, p := range projects {
 		n := counts[p.ID]
-		pf := pgbough.ProjectFigures{Name: p.Name, Wanted: s.wanted, Awake: n.Awake, Asleep: n.Asleep}
+		pf := pgbough.ProjectFigures{Name: p.Name, Wanted: s.wantedOf(p.ID), Awake: n.Awake, Asleep: n.Asleep}
 		pf.Follower.State = pgbough.FollowerStopped
 		if f, err := s.followerOf(p.ID); err == nil {
 			pf.Follower = f.Status()

@@ -68,13 +68,16 @@ func (s *Service) tend(projectID string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.tendPoints(p); err != nil {
+		return err
+	}
 	spares, err := s.catalog.Spares(s.ctx, projectID)
 	if err != nil {
 		return err
 	}
 	st := f.Status()
 	var ready, filling int
-	var stale *pgbough.Spare
+	var oldest *pgbough.Spare // of those that are ready, the one whose replay began first
 	for i, sp := range spares {
 		switch sp.State {
 		case pgbough.SpareFilling:
@@ -88,18 +91,25 @@ func (s *Service) tend(projectID string) error {
 			}
 			ready++
 			s.warm(s.ctx, sp)
-			if st.Redo.Sub(sp.Redo) > renewDistance && (stale == nil || sp.Redo < stale.Redo) {
-				stale = &spares[i]
+			if oldest == nil || sp.Redo < oldest.Redo {
+				oldest = &spares[i]
 			}
 		case pgbough.SpareTaken:
 		}
 	}
+	wanted := s.wantedOf(projectID)
+	if ready >= wanted {
+		s.allReady(projectID)
+	}
+	stale := oldest != nil && st.Redo.Sub(oldest.Redo) > renewDistance
 	switch {
-	case ready > s.wanted && stale != nil:
-		return s.discard(projectID, stale.VolumeID)
+	case ready > max(1, wanted):
+		return s.discard(projectID, oldest.VolumeID)
 	case filling > 0 || st.State != pgbough.FollowerStreaming:
 		return nil
-	case ready < s.wanted || stale != nil:
+	case ready >= s.wanted && !stale && s.pool.CheckSpace(spareNeed) != nil:
+		return nil // more than the least are made only where there is room
+	case ready < wanted || stale:
 		if busy, err := s.creating(projectID); busy || err != nil {
 			return err
 		}
@@ -108,6 +118,7 @@ func (s *Service) tend(projectID string) error {
 			return err
 		}
 		_, err = s.engine.Wait(s.ctx, op.ID)
+		s.wakeKeeper(projectID) // there may be more to do
 		return err
 	}
 	return nil
@@ -116,9 +127,14 @@ func (s *Service) tend(projectID string) error {
 // creating tells whether a branch is being made of a spare now: a refill would
 // take the processor and the disk from it. The end of the create wakes the keeper.
 func (s *Service) creating(projectID string) (bool, error) {
+	if s.partying(projectID) {
+		return true, nil
+	}
 	ops, err := s.catalog.Unfinished(s.ctx)
 	for _, op := range ops {
-		if op.ProjectID == projectID && op.Kind == "create_branch" && op.Step > 0 && op.Status == pgbough.OperationRunning {
+		// One that gave its spare to a point, and lost that, waits for the next one.
+		making := op.Kind == "create_branch" && op.Step > 0 && holdsVolume(op) || op.Kind == "make_point"
+		if op.ProjectID == projectID && making && op.Status == pgbough.OperationRunning {
 			return true, nil
 		}
 	}

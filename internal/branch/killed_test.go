@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +57,12 @@ func TestKilledServer(t *testing.T) {
 		_, err = w.CreateBranch(ctx, "shop", pgbough.CreateRequest{Name: os.Getenv(killedName)})
 	case "connect":
 		_, err = w.Connect(ctx, w.get(t, "one").ID)
+	default:
+		prefix, _ := strings.CutPrefix(os.Getenv(killedVerb), "crowd ")
+		for i := range 3 {
+			_, err = w.CreateBranch(ctx, "shop", pgbough.CreateRequest{Name: fmt.Sprintf("%s%d", prefix, i)})
+			check(t, err)
+		}
 	}
 	t.Logf("not killed yet: %v", err)
 	<-ctx.Done()

@@ -67,8 +67,12 @@ func (s *Service) finishRequests(ctx context.Context, projects []pgbough.Project
 		if op.BranchID != "" {
 			busy[op.BranchID] = true
 		}
-		if v := volumeOf(op); v != "" || op.Kind == "create_branch" {
+		volumes := volumesOf(op)
+		for _, v := range volumes {
 			busy[v] = true
+		}
+		if op.Kind == "create_branch" && len(volumes) < 2 {
+			busy[""] = true // which spare it has taken, or will take, is not written down
 		}
 		if op.Kind == "attach_project" || op.Kind == "delete_project" {
 			busy[op.ProjectID] = true

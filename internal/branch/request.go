@@ -325,15 +325,22 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 		ID: pgbough.NewBranchID(), ProjectID: p.ID, Name: req.Name, State: pgbough.BranchInit, ParentID: parent.ID,
 		EndpointID: pgbough.NewEndpointID(), CreatedAt: time.Now().UTC(), ExpiresAt: req.ExpiresAt,
 	}
+	s.comes(p.ID, b.ID)
 	op, err := s.engine.Start(ctx, "create_branch", operation.Request{
-		ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag},
+		ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag, Clone: pgbough.NewVolumeID()},
 		Save: s.with(func(tx *catalog.Tx) error {
+			if err := s.oneMore(tx); err != nil {
+				return err
+			}
 			if err := tx.CreateBranch(b); err != nil || req.SuspendAfter == nil {
 				return err
 			}
 			return tx.SetSuspendAfter(b.ID, *req.SuspendAfter)
 		}),
 	})
+	if err != nil {
+		s.leaves(p.ID, b.ID)
+	}
 	if pgbough.ErrorCode(err) == pgbough.EConflict && req.Reuse { // somebody else has just asked for it
 		if created, ok, err := s.reuse(ctx, p, req.Name); ok || err != nil {
 			return created, err
@@ -343,6 +350,19 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 		return none, err
 	}
 	return pgbough.Created{Branch: s.unsized(ctx, p, b), Operation: op}, nil
+}
+
+// oneMore refuses another branch where there are as many as there may be.
+func (s *Service) oneMore(tx *catalog.Tx) error {
+	if s.branches == 0 {
+		return nil
+	}
+	n, err := tx.TotalBranches()
+	if err != nil || n < s.branches {
+		return err
+	}
+	return pgbough.Errorf(pgbough.EConflict, "there are %d branches, and this server allows %d", n, s.branches).
+		WithHint("delete one that nobody needs (pgbough branch list), or start the server with a larger --max-branches")
 }
 
 // roomForOne makes sure that another branch may be awake beside those that are,
@@ -471,13 +491,22 @@ func (s *Service) WaitOperation(ctx context.Context, id string) (pgbough.Operati
 	return s.engine.Get(context.WithoutCancel(ctx), id)
 }
 
-// volumeOf is the volume that an operation works on, or none.
-func volumeOf(op pgbough.Operation) string {
+// holdsVolume tells whether an operation has the volume that it is about.
+func holdsVolume(op pgbough.Operation) bool {
 	var state struct {
 		VolumeID string `json:"volume_id"`
 	}
-	if err := json.Unmarshal(op.State, &state); err != nil {
-		return ""
+	return json.Unmarshal(op.State, &state) == nil && state.VolumeID != ""
+}
+
+// volumesOf are the volumes that an operation works on.
+func volumesOf(op pgbough.Operation) []string {
+	var state struct {
+		VolumeID string `json:"volume_id"`
+		Clone    string `json:"clone"`
 	}
-	return state.VolumeID
+	if err := json.Unmarshal(op.State, &state); err != nil {
+		return nil
+	}
+	return slices.DeleteFunc([]string{state.VolumeID, state.Clone}, func(id string) bool { return id == "" })
 }

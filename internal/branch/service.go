@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -39,11 +40,13 @@ type Options struct {
 	Limits     postgres.Limits                             // of each branch; its spare has them too
 	Disk       int64                                       // bytes that each branch may hold of its own; zero is no limit
 	Notes      []string                                    // what the status should tell of the machine
-	Spares     int                                         // how many a project should have ready
+	Spares     int                                         // how many a project should have ready at least
+	MostSpares int                                         // and at most, when creates come close together
 	Resize     func(ctx context.Context, size int64) error // of the pool, in bytes
 	// SuspendAfter is how long a compute may be idle that was not told otherwise.
 	SuspendAfter time.Duration
 	MaxAwake     int      // how many computes may be awake; 0 is any number
+	MaxBranches  int      // how many branches there may be, roots aside; 0 is any number
 	Endpoint     Endpoint // where clients reach all branches
 	Image        string   // the pool's image file, for the status
 	Version      string
@@ -70,11 +73,13 @@ type Service struct {
 	limits     postgres.Limits
 	disk       int64
 	machine    []string
-	wanted     int
+	wanted     int // spares of each project, at least
+	most       int // at most
 	image      string
 	resize     func(ctx context.Context, size int64) error
 	version    string
 	suspend    time.Duration
+	branches   int // how many there may be; 0 is any number
 	endpoint   Endpoint
 	engine     *operation.Engine
 	computes   *compute.Computes
@@ -93,12 +98,16 @@ type Service struct {
 	ready     map[string]chan struct{}      // closed when a spare of the project becomes ready
 	settling  map[string]context.CancelFunc // by branch id
 	trouble   map[string]trouble            // by project id: refills that failed since the last that did not
+	crowds    map[string]*crowd             // by project id
+	demands   map[string]*demand            // by project id
 
 	knownSettings map[postgres.Installation]postgres.Known
 	installations postgres.Finder
 
 	secrets chan quarantine.Secret // made ahead
 	opened  sync.Map               // *quarantine.Quarantine by volume id
+
+	starts chan struct{} // holds a token for each branch that is just being made of a point
 
 	measured sync.Map // measured by volume id
 	stopped  sync.Map // why the guard has stopped its Postgres, by volume id
@@ -110,7 +119,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, admin: o.Admin, ctx: life, cancel: cancel,
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, most: o.MostSpares, branches: o.MaxBranches, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, admin: o.Admin, ctx: life, cancel: cancel,
 		computes: compute.New(compute.Options{
 			Launcher: o.Launcher, Records: o.Catalog, SuspendAfter: o.SuspendAfter, MaxAwake: o.MaxAwake, Log: o.Log, Failpoint: o.Failpoint,
 		}),
@@ -119,13 +128,16 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		ready:     map[string]chan struct{}{},
 		settling:  map[string]context.CancelFunc{},
 		trouble:   map[string]trouble{},
+		crowds:    map[string]*crowd{},
+		demands:   map[string]*demand{},
+		starts:    make(chan struct{}, 1+runtime.NumCPU()),
 
 		knownSettings: map[postgres.Installation]postgres.Known{},
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
 	s.engine.Observe(o.Observe)
-	s.engine.Register(s.attachKind(), s.createKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
+	s.engine.Register(s.attachKind(), s.createKind(), s.pointKind(), s.dropPointKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
 		s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx), true))

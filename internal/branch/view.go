@@ -33,7 +33,7 @@ func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
 	}
 	st := pgbough.Status{Version: s.version}
 	for _, p := range projects {
-		ps := pgbough.ProjectStatus{Project: hide(p), Wanted: s.wanted}
+		ps := pgbough.ProjectStatus{Project: hide(p), Wanted: s.wantedOf(p.ID)}
 		if f, err := s.followerOf(p.ID); err == nil {
 			ps.Follower = f.Status()
 		} else {
@@ -125,7 +125,7 @@ func (s *Service) owners(ctx context.Context) (map[string]string, error) {
 			return err
 		}
 		for _, op := range ops {
-			if id := volumeOf(op); id != "" {
+			for _, id := range volumesOf(op) {
 				out[id] = ""
 			}
 		}
@@ -150,6 +150,13 @@ func ownersOf(tx *catalog.Tx, p pgbough.Project, out map[string]string) error {
 	}
 	for _, sp := range spares {
 		out[sp.VolumeID] = ""
+	}
+	points, err := tx.Points(p.ID)
+	if err != nil {
+		return err
+	}
+	for _, pt := range points {
+		out[pt.VolumeID] = ""
 	}
 	branches, err := tx.Branches(p.ID)
 	if err != nil {

@@ -32,6 +32,7 @@ type world struct {
 	storage  *storage.Storage
 	launcher *sandbox.Launcher
 	catalog  *catalog.Catalog
+	source   *pgtest.Server // production
 }
 
 func newWorld(t *testing.T, change func(*branch.Options)) *world {
@@ -48,7 +49,7 @@ func newWorld(t *testing.T, change func(*branch.Options)) *world {
 	check(t, err)
 	check(t, os.Chmod(dir, 0o711))
 	check(t, os.Mkdir(filepath.Join(dir, "run"), 0o711))
-	w := &world{dir: dir, options: branch.Options{
+	w := &world{dir: dir, source: p, options: branch.Options{
 		Credential: postgres.Credential{UID: 64420, GID: 64420}, RunDir: filepath.Join(dir, "run"), Memory: branch.Memory{SharedBuffers: "32MB"},
 		Spares: 1, Version: "test", Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}}
