@@ -91,7 +91,7 @@ func startServer(t *testing.T, args ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, dir: dir, api: freeAddr(t), proxy: freeAddr(t), args: append([]string{"--pool-size", "3GB", "--pool-sparse"}, args...)}
+	s := &server{t: t, dir: dir, api: freeAddr(t), proxy: freeAddr(t), args: append([]string{"--pool-size", "3GB", "--pool-sparse", "--spares", "1"}, args...)}
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
 		t.Fatal(err)
 	}
