@@ -26,30 +26,42 @@ type made struct {
 	operation    string
 }
 
-// newBranch makes a branch as a client of the API does, and asks it the first query.
-func (g *rig) newBranch(ctx context.Context) (made, error) {
+// name is one that no branch has had.
+func (g *rig) name() string {
 	g.made++
-	b := made{name: fmt.Sprintf("b%d", g.made)}
-	var req client.CreateBranchRequest
-	req.Branch.Name = b.name
+	return fmt.Sprintf("b%d", g.made)
+}
+
+// branch makes a branch as a client of the API does, which accepts a state as old
+// as lag, and asks it the first query.
+func (g *rig) branch(ctx context.Context, name string, lag time.Duration) (b made, answer client.CreatedBranch, err error) {
+	b.name = name
+	req := client.CreateBranchRequest{MaxLagSeconds: lag.Seconds()}
+	req.Branch.Name = name
 	began := time.Now()
-	answer, err := g.server.client.CreateBranch(ctx, project, req, nil)
-	if err != nil {
-		return b, err
+	if answer, err = g.server.client.CreateBranch(ctx, project, req, nil); err != nil {
+		return b, answer, err
 	}
 	b.answered = time.Since(began)
 	b.dir, b.volume = answer.Branch.Path, filepath.Base(answer.Branch.Path)
 	conn, err := connect(ctx, filepath.Join(g.server.runDir(b.volume), "socket"), plainPort, app, database)
 	if err != nil {
-		return b, fmt.Errorf("connect to the new branch: %w", err)
+		return b, answer, fmt.Errorf("connect to the new branch: %w", err)
 	}
 	err = query(ctx, conn)
 	b.total = time.Since(began)
-	if err = errors.Join(err, conn.Close(ctx)); err != nil {
+	return b, answer, errors.Join(err, conn.Close(ctx))
+}
+
+// newBranch makes a branch of exactly now, and measures it over the proxy too.
+func (g *rig) newBranch(ctx context.Context) (made, error) {
+	b, answer, err := g.branch(ctx, g.name(), 0)
+	if err != nil {
 		return b, err
 	}
-	began = time.Now()
-	if conn, err = pgx.Connect(ctx, answer.ConnectionURIs[0].ConnectionURI); err != nil {
+	began := time.Now()
+	conn, err := pgx.Connect(ctx, answer.ConnectionURIs[0].ConnectionURI)
+	if err != nil {
 		return b, fmt.Errorf("connect to the new branch through the proxy: %w", err)
 	}
 	err = query(ctx, conn)

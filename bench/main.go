@@ -52,13 +52,14 @@ type options struct {
 	slice      time.Duration
 	repeats    int
 	window     time.Duration
+	arrivals   time.Duration
 	keep       bool
 }
 
 // rowNames are what --rows may choose, in the order in which they are measured.
 // What is not the create row is measured at the main size only.
 func rowNames() []string {
-	return []string{"create", "refill", "bytes", "lag", "production", "pgbench", "pools", "proxy", "compare"}
+	return []string{"create", "burst", "arrivals", "refill", "bytes", "lag", "production", "pgbench", "pools", "proxy", "compare"}
 }
 
 func main() {
@@ -96,6 +97,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.slice, "slice", 15*time.Second, "length of one pgbench run")
 	f.IntVar(&o.repeats, "repeats", 3, "pgbench runs of each kind and side")
 	f.DurationVar(&o.window, "window", time.Minute, "how long the lag and what production pays are watched")
+	f.DurationVar(&o.arrivals, "arrivals", 15*time.Minute, "how long branches are asked for at random, every 30 s in the mean")
 	f.BoolVar(&quick, "quick", false, "a smoke run of a few minutes: 0.1 GB, few samples, little debt; its numbers mean nothing")
 	f.BoolVar(&o.keep, "keep", false, "leave the directory with all logs there")
 	if err := f.Parse(args); err != nil {
@@ -103,7 +105,7 @@ func parse(args []string) (options, error) {
 	}
 	if quick {
 		sizes, o.mainSize, o.samples, o.recovers, o.debt = "0.1", 0.1, 3, 1, 100
-		o.slice, o.repeats, o.window = 4*time.Second, 1, 10*time.Second
+		o.slice, o.repeats, o.window, o.arrivals = 4*time.Second, 1, 10*time.Second, 40*time.Second
 	}
 	o.debt <<= 20
 	o.serverArgs = strings.Fields(serverArgs)

@@ -51,6 +51,8 @@ func measure(ctx context.Context, o options, size float64, r *report) (err error
 		run  func(context.Context) error
 	}{
 		{"create", g.create},
+		{"burst", g.burst},
+		{"arrivals", g.arrive},
 		{"refill", g.refill},
 		{"bytes", g.bytes},
 		{"lag", g.lag},
@@ -103,7 +105,7 @@ func (g *rig) open(ctx context.Context) (err error) {
 		return err
 	}
 	debt := g.debt
-	if !g.any("create", "refill", "bytes", "pgbench", "compare") {
+	if !g.any("create", "burst", "arrivals", "refill", "bytes", "pgbench", "compare") {
 		debt = 0 // nothing that is measured depends on it
 	}
 	say("  writing %d MB of WAL on production", debt>>20)
@@ -115,7 +117,7 @@ func (g *rig) open(ctx context.Context) (err error) {
 	if err := g.server.spare(ctx); err != nil {
 		return err
 	}
-	if !g.any("create", "pgbench", "pools", "compare") {
+	if !g.any("create", "burst", "arrivals", "pgbench", "pools", "compare") {
 		return nil
 	}
 	return g.controls(ctx)
