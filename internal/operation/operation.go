@@ -105,7 +105,8 @@ func Define[S any](name string, steps ...Step[S]) Kind {
 			k.final = min(k.final, i)
 		}
 		k.steps = append(k.steps, step{
-			name: s.Name, lazy: s.Lazy && i+1 < len(steps) && !steps[i+1].Final, do: forget(s.Do), undo: forget(s.Undo)})
+			name: s.Name, lazy: s.Lazy && i+1 < len(steps) && !steps[i+1].Final, do: forget(s.Do), undo: forget(s.Undo),
+		})
 	}
 	k.encode = func(state any) ([]byte, error) {
 		switch state := state.(type) {
