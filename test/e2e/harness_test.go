@@ -216,10 +216,11 @@ func (s *server) cleanup() {
 }
 
 // leftBehind are leftovers that stay. A sandbox that another server starts now
-// begins with all mounts of the machine, and so keeps a loop device for a moment.
+// begins with all mounts of the machine, and so keeps a loop device for a moment,
+// which is long on a busy machine.
 func (s *server) leftBehind() []string {
 	left := s.leftovers()
-	for deadline := time.Now().Add(10 * time.Second); len(left) > 0 && time.Now().Before(deadline); left = s.leftovers() {
+	for deadline := time.Now().Add(time.Minute); len(left) > 0 && time.Now().Before(deadline); left = s.leftovers() {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return left
