@@ -71,7 +71,7 @@ func owners() []Owner {
 			"internal/httpapi", // reads the connection string of a request
 			"internal/pgproxy", // the messages of the protocol
 		}, "talking to a Postgres"},
-		{"github.com/moby/sys/mountinfo", []string{"internal/volume/..."}, "only the pool mounts"},
+		{"github.com/moby/sys/mountinfo", []string{"internal/volume/...", "internal/sandbox"}, "only the pool and sandboxes mount"},
 		{"github.com/oklog/run", []string{"cmd/pgbough"}, "the server is a group of actors, put together in one place"},
 		{"github.com/opencontainers/cgroups", []string{"internal/sandbox"}, "what limits a sandbox is set where it is made"},
 		{"github.com/prometheus/client_golang", []string{"internal/metrics"}, "what is measured is named in one place"},

@@ -7,7 +7,10 @@ import (
 	"hash/fnv"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough"
@@ -169,7 +172,8 @@ func (l *Launcher) tryIdentities(ctx context.Context, dirs []string) error {
 
 // start starts bwrap. Mapped directories are attached over those that they are
 // copies of, where only it sees them: in a mount namespace that ends with it and
-// the sandbox, however they end. Whatever is unmounted outside is unmounted there too.
+// the sandbox, however they end. Of all other mounts it keeps only what bwrap needs:
+// one that it held could not be given up outside before the sandbox has ended.
 func (r *run) start() error {
 	if len(r.mounts) == 0 {
 		return r.cmd.Start()
@@ -181,6 +185,9 @@ func (r *run) start() error {
 		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("cut a mount namespace off: %w", err)
 		}
+		if err := detachUnneeded(r.cmd.Args); err != nil {
+			return err
+		}
 		for _, m := range r.mounts {
 			if err := unix.MoveMount(int(m.tree.Fd()), "", unix.AT_FDCWD, m.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 				return fmt.Errorf("attach %s: %w", m.dir, err)
@@ -188,6 +195,40 @@ func (r *run) start() error {
 		}
 		return r.cmd.Start()
 	})
+}
+
+// detachUnneeded detaches, in the mount namespace of this thread, every mount that
+// neither contains nor is below what bwrap binds. Where mounts are shared with a
+// slave, unmounting outside would do; in a container they mostly are private.
+func detachUnneeded(bwrap []string) error {
+	needed := []string{"/proc", "/sys", "/dev"} // the kernel's own, which cgroups and bwrap use
+	for i, arg := range bwrap[:len(bwrap)-1] {
+		if arg == "--bind" || arg == "--ro-bind" || arg == "--ro-bind-try" {
+			needed = append(needed, bwrap[i+1])
+		}
+	}
+	f, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("look at mounts: %w", err)
+	}
+	mounts, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
+		return slices.ContainsFunc(needed, func(path string) bool { return within(path, m.Mountpoint) || within(m.Mountpoint, path) }), false
+	})
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("look at mounts: %w", err)
+	}
+	for _, m := range slices.Backward(mounts) { // the last ones are on top
+		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !gone(err) && !errors.Is(err, unix.EINVAL) { // it went with one that it was on
+			return fmt.Errorf("detach the mount of %s: %w", m.Mountpoint, err)
+		}
+	}
+	return nil
+}
+
+// within tells whether a path is dir, or below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // onOwnThread runs f on a thread that ends afterwards, with whatever namespaces

@@ -154,6 +154,31 @@ func TestMountsStayInside(t *testing.T) {
 	}
 }
 
+// TestOtherMountsAreNotHeld gives up a file system that was mounted when a
+// sandbox was started which has nothing to do with it.
+func TestOtherMountsAreNotHeld(t *testing.T) {
+	l := newLauncher(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	s := newSpec(t, l)
+	start(t, l, s)
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	all, err := pids("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range all {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid)) // it may have ended
+		if hasArgument(pid, hostPrefix+s.ID) && strings.Contains(string(b), dir) {
+			t.Errorf("process %d still holds a mount that was given up", pid)
+		}
+	}
+}
+
 func nsOf(pid int) uint64 {
 	ns, _ := namespace(pid)
 	return ns
