@@ -147,6 +147,7 @@ func (q *Quarantine) Rehearse(ctx context.Context) {
 	if q.over {
 		return
 	}
+	q.rehearsal.Wait() // a session does one thing at a time
 	look := func(s *session, also func() error) {
 		q.rehearsal.Go(func() {
 			_, err := s.contents(ctx)
