@@ -46,7 +46,7 @@ func (s *Service) reach(ctx context.Context, r *createRun) error {
 		if err != nil {
 			return err
 		}
-		if r.State.Done = b.State == pgbough.BranchReady; r.State.Done {
+		if r.State.done = b.State == pgbough.BranchReady; r.State.done {
 			return nil
 		}
 		if err := s.catchUp(ctx, r); err != nil {

@@ -20,7 +20,7 @@ import (
 // createState is what create_branch remembers between its steps.
 type createState struct {
 	VolumeID string            `json:"volume_id,omitempty"` // of the spare that becomes the branch
-	MaxLag   time.Duration     `json:"max_lag,omitempty"`   // how old a state the request accepts when production cannot be asked
+	MaxLag   time.Duration     `json:"max_lag,omitempty"`   // how old a state the request accepts
 	Asked    pgbough.LSN       `json:"asked,omitempty"`     // production's position after the request
 	AskedAt  time.Time         `json:"asked_at,omitzero"`
 	Timeline uint32            `json:"timeline,omitempty"` // production's, with Asked
@@ -28,11 +28,10 @@ type createState struct {
 	Boot     string            `json:"boot,omitempty"` // of the machine, when the spare was taken
 	Cut      *follower.Cut     `json:"cut,omitempty"`
 	Settings []pgbough.Setting `json:"settings,omitempty"` // production's, read with Asked
-	Done     bool              `json:"done,omitempty"`     // published by an earlier run, which died before that was saved
 
-	// What quarantine tells publish. It has passwords, so it is not saved, and neither
-	// are the steps up to there: they run again together.
-	report *quarantine.Report
+	// Not saved, as the steps between take and publish are not: they run again together.
+	done   bool               // published by an earlier run, which died before that was saved
+	report *quarantine.Report // what quarantine tells publish; it has passwords
 
 	Fresh       time.Time            `json:"fresh,omitzero"`        // when production was asked, by our clock
 	Clone       string               `json:"clone,omitempty"`       // the volume that the branch will be if it is a clone of a point
@@ -139,9 +138,13 @@ func (s *Service) ask(ctx context.Context, r *createRun, f *follower.Follower) e
 	if err != nil {
 		return err
 	}
-	r.State.Asked, r.State.AskedAt, r.State.Timeline, r.State.Settings = m.LSN, m.Time, m.Timeline, toNouns(m.Settings)
-	r.State.Fresh = began
+	r.State.heard(m, began)
 	return nil
+}
+
+// heard keeps what production answered to a question that was asked at a time.
+func (st *createState) heard(m source.Moment, asked time.Time) {
+	st.Asked, st.AskedAt, st.Timeline, st.Settings, st.Fresh = m.LSN, m.Time, m.Timeline, toNouns(m.Settings), asked
 }
 
 // dropTaken removes the spare that was taken for a branch that will not be.
@@ -181,8 +184,8 @@ func (s *Service) dropTaken(ctx context.Context, r *createRun) error {
 	})
 }
 
-// taken is the spare of this run: the running one, or after a restart the one
-// that is adopted or started again on its volume.
+// taken is the spare of this run, when it answers: the running one, or after a
+// restart the one that is adopted or started again on its volume.
 func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setting) (*follower.Standby, error) {
 	if err := sameBoot(r.State.Boot); err != nil {
 		return nil, err
@@ -191,10 +194,13 @@ func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setti
 	if err != nil {
 		return nil, err
 	}
-	if sp, ok := f.Spare(r.State.VolumeID); ok {
-		return sp, nil
+	spare, ok := f.Spare(r.State.VolumeID)
+	if !ok {
+		if spare, err = s.startSpare(ctx, f, r.ProjectID, r.State.VolumeID, rows); err != nil {
+			return nil, err
+		}
 	}
-	return s.startSpare(ctx, f, r.ProjectID, r.State.VolumeID, rows)
+	return spare, spare.WaitReady(ctx)
 }
 
 // catchUpTimeout bounds the replay of a spare that goes on, but too slowly.
@@ -206,9 +212,6 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	defer cancel()
 	spare, err := s.taken(ctx, r, fromNouns(r.State.Settings))
 	if err != nil {
-		return err
-	}
-	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
 	if err := s.hurry(ctx, r, spare); err != nil {
@@ -266,16 +269,13 @@ func (s *Service) lately(ctx context.Context, projectID string, maxLag time.Dura
 
 // promote cuts the spare from production and gives it a timeline of its own.
 func (s *Service) promote(ctx context.Context, r *createRun) error {
-	if r.State.Done {
+	if r.State.done {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	spare, err := s.taken(ctx, r, nil)
 	if err != nil {
-		return err
-	}
-	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
 	// The manifest is written meanwhile: from the promotion on the volume is the branch's.
@@ -302,7 +302,7 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 // quarantine cuts everything in the branch that reaches outside, and gives each
 // login role a fresh password. It may run again: then the passwords are newer.
 func (s *Service) quarantine(ctx context.Context, r *createRun) error {
-	if r.State.Done {
+	if r.State.done {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
@@ -315,14 +315,11 @@ func (s *Service) quarantine(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
-	if err := spare.WaitReady(ctx); err != nil {
-		return err
-	}
 	// What waits for a disk goes on beside quarantine. Of the settings too: they are
 	// in force for all who connect once quarantine has run.
 	var disk errgroup.Group
 	began := time.Now()
-	disk.Go(func() error { return postgres.SyncWAL(spare.Config().DataDir, r.State.TakenAt.Add(-time.Minute)) })
+	disk.Go(func() error { return postgres.SyncWAL(spare.Config().DataDir, r.State.TakenAt.Add(-clockMargin)) })
 	disk.Go(func() error { return spare.Configure(s.branchSettings(p, fromNouns(r.State.Settings), false)) })
 	report, err := s.runQuarantine(ctx, p, spare.Server)
 	if err := errors.Join(err, disk.Wait()); err != nil {
@@ -354,7 +351,7 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
-	if !r.State.Done && r.State.report == nil { // saved on the way here, and resumed
+	if !r.State.done && r.State.report == nil { // an earlier version saved the end of quarantine
 		if err := s.quarantine(ctx, r); err != nil {
 			return err
 		}
@@ -370,7 +367,7 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 // record writes all that is known of the branch, which is ready with it.
 func (s *Service) record(ctx context.Context, r *createRun) (b pgbough.Branch, err error) {
 	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
-		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil || r.State.Done {
+		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil || r.State.done {
 			return err
 		}
 		if !b.ExpiresAt.IsZero() { // who asked gets some time to see it, and to renew it

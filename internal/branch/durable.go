@@ -47,8 +47,13 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 }
 
-// clockTick is more than a file's time of change may be behind.
-const clockTick = 20 * time.Millisecond
+const (
+	// clockMargin is how much earlier than it was a write may be stamped.
+	clockMargin = time.Minute
+	// clockTick is the same without a clock that is set: each file more costs a
+	// flush that somebody waits for, and settle flushes all of them again.
+	clockTick = 20 * time.Millisecond
+)
 
 // hardenAll makes durable what quarantine wrote, with fsync still off or while
 // not every process had read that it is on again: what has changed since the

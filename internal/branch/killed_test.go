@@ -123,13 +123,22 @@ func TestKilledWhileItTurns(t *testing.T) {
 // the next server finishes the branch.
 func TestKilledWhilePromoted(t *testing.T) {
 	w := newWorld(t, nil)
-	for i, at := range []string{"create_branch/catch_up/saved", "create_branch/promote/done", "create_branch/quarantine/done", "create_branch/quarantine/saved"} {
-		t.Run(at, func(t *testing.T) {
+	for i, c := range []struct {
+		at  string
+		end syscall.Signal
+	}{
+		{"create_branch/catch_up/saved", syscall.SIGKILL},
+		{"create_branch/promote/done", syscall.SIGKILL},
+		{"create_branch/promote/done", syscall.SIGINT}, // cleanly, so that the next start replays nothing
+		{"create_branch/quarantine/done", syscall.SIGKILL},
+		{"create_branch/quarantine/saved", syscall.SIGKILL},
+	} {
+		t.Run(c.at+" "+c.end.String(), func(t *testing.T) {
 			eventually(t, "a spare is ready", func() bool { return w.spareReady(t) })
 			w.close(t, false)
 			name := fmt.Sprintf("b%d", i)
 			cmd := exec.Command(os.Args[0], "-test.run=^TestKilledServer$", "-test.v")
-			cmd.Env = append(os.Environ(), killedDir+"="+w.dir, killedAt+"="+at, killedVerb+"=create", killedName+"="+name)
+			cmd.Env = append(os.Environ(), killedDir+"="+w.dir, killedAt+"="+c.at, killedVerb+"=create", killedName+"="+name)
 			out, err := cmd.CombinedOutput()
 			if err == nil || cmd.ProcessState.Exited() {
 				t.Fatalf("the server was not killed: %v\n%s", err, out)
@@ -138,9 +147,12 @@ func TestKilledWhilePromoted(t *testing.T) {
 			check(t, err)
 			for _, v := range volumes {
 				if pid := postmaster(t, v.Name()); pid != 0 {
-					check(t, syscall.Kill(pid, syscall.SIGKILL))
+					check(t, syscall.Kill(pid, c.end))
 				}
 			}
+			eventually(t, "every Postgres has ended", func() bool {
+				return !slices.ContainsFunc(volumes, func(v os.DirEntry) bool { return postmaster(t, v.Name()) != 0 })
+			})
 			w.open(t)
 			eventually(t, "the branch is made", func() bool { return w.get(t, name).State == pgbough.BranchReady })
 			b := w.get(t, name)

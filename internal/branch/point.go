@@ -18,8 +18,6 @@ import (
 const (
 	// pointLife is how long a clean point is kept for creates with --max-lag.
 	pointLife = 15 * time.Minute
-	// clockMargin is how much earlier than it was a write may be stamped.
-	clockMargin = time.Minute
 	// pointStop bounds the shutdown of the Postgres that leaves a point, whose
 	// checkpoint writes all that the spare has replayed.
 	pointStop = 2 * time.Minute
@@ -86,7 +84,7 @@ func (s *Service) gather(ctx context.Context, r *createRun) error {
 	if err != nil {
 		return err
 	}
-	r.State.Asked, r.State.AskedAt, r.State.Timeline, r.State.Settings, r.State.Fresh = m.LSN, m.Time, m.Timeline, toNouns(m.Settings), began
+	r.State.heard(m, began)
 	return nil
 }
 
@@ -101,9 +99,6 @@ func (s *Service) purgePoint(ctx context.Context, r *createRun) error {
 	}
 	spare, err := s.taken(ctx, r, nil)
 	if err != nil {
-		return err
-	}
-	if err := spare.WaitReady(ctx); err != nil {
 		return err
 	}
 	taken, ok, err := s.catalog.TakenSpare(ctx, r.ID)
@@ -173,9 +168,6 @@ func (s *Service) shutDown(ctx context.Context, r *createRun) error {
 	server, ok := f.ReleaseSpare(ctx, r.State.VolumeID)
 	if !ok {
 		return pgbough.Errorf(pgbough.EInternal, "the Postgres of the point has ended by itself")
-	}
-	if err := server.WaitReady(ctx); err != nil {
-		return err
 	}
 	clean, err := server.Stop(ctx)
 	if err != nil {

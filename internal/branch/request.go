@@ -491,22 +491,22 @@ func (s *Service) WaitOperation(ctx context.Context, id string) (pgbough.Operati
 	return s.engine.Get(context.WithoutCancel(ctx), id)
 }
 
-// holdsVolume tells whether an operation has the volume that it is about.
-func holdsVolume(op pgbough.Operation) bool {
-	var state struct {
-		VolumeID string `json:"volume_id"`
-	}
-	return json.Unmarshal(op.State, &state) == nil && state.VolumeID != ""
+// volumes are what the state of an operation says of volumes.
+type volumes struct {
+	VolumeID string `json:"volume_id"`
+	Clone    string `json:"clone"`
 }
+
+func volumesIn(op pgbough.Operation) (v volumes) {
+	_ = json.Unmarshal(op.State, &v) // a state without them has none
+	return v
+}
+
+// holdsVolume tells whether an operation has the volume that it is about.
+func holdsVolume(op pgbough.Operation) bool { return volumesIn(op).VolumeID != "" }
 
 // volumesOf are the volumes that an operation works on.
 func volumesOf(op pgbough.Operation) []string {
-	var state struct {
-		VolumeID string `json:"volume_id"`
-		Clone    string `json:"clone"`
-	}
-	if err := json.Unmarshal(op.State, &state); err != nil {
-		return nil
-	}
-	return slices.DeleteFunc([]string{state.VolumeID, state.Clone}, func(id string) bool { return id == "" })
+	v := volumesIn(op)
+	return slices.DeleteFunc([]string{v.VolumeID, v.Clone}, func(id string) bool { return id == "" })
 }
