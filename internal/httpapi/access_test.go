@@ -132,16 +132,7 @@ func (k *keyring) as(t *testing.T, shown, pattern string, a asked) answer {
 	if shown != "" {
 		req.Header.Set("Authorization", "Bearer "+shown)
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer{res.StatusCode, res.Header, body}
+	return send(t, req)
 }
 
 func TestEveryRouteWithEveryKindOfKey(t *testing.T) {
@@ -309,16 +300,8 @@ func TestHealth(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = res.Body.Close() }()
-		b, err := io.ReadAll(res.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return res.StatusCode, string(b)
+		a := send(t, req)
+		return a.status, string(a.body)
 	}
 	if status, text := get("GET"); status != 200 || text != "ok\n" {
 		t.Errorf("%d %q", status, text)
