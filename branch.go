@@ -42,6 +42,7 @@ type Branch struct {
 	EndpointID string
 	CreatedAt  time.Time
 	ExpiresAt  time.Time // zero: never
+	Protected  bool      // it is neither deleted nor does it expire
 	// Settled tells that what quarantine cut out is in no file any more, and that a crash replays nothing.
 	Settled bool
 	// Settings are production's when the branch was cut.

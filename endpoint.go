@@ -44,4 +44,5 @@ type BranchChange struct {
 	Name         *string
 	ExpiresAt    *time.Time // zero: never
 	SuspendAfter *time.Duration
+	Protected    *bool
 }

@@ -48,6 +48,7 @@ type CreateRequest struct {
 	Name      string
 	Parent    string    // id or name; empty is the root branch
 	ExpiresAt time.Time // zero is never
+	Protected bool
 	// SuspendAfter is how long its compute may be idle; nil is the server's default.
 	SuspendAfter *time.Duration
 	// MaxLag allows a state that is older than the request by so much.

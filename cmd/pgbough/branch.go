@@ -42,7 +42,7 @@ have as a full copy (logical), and what in it is not as in production.`,
 	}
 	remove.Flags().BoolVar(&cascade, "cascade", false, "delete its children too")
 	create := newBranchCreateCommand(g)
-	all := []*cobra.Command{create, list, get, newSetCommand(g), newRenameCommand(g), newSuspendCommand(g), newWakeCommand(g), remove}
+	all := []*cobra.Command{create, list, get, newSetCommand(g), newRenameCommand(g), newProtectCommand(g, true), newProtectCommand(g, false), newSuspendCommand(g), newWakeCommand(g), remove}
 	g.addJSON(all...)
 	g.addProject(all...)
 	cmd.AddCommand(all...)
@@ -51,7 +51,7 @@ have as a full copy (logical), and what in it is not as in production.`,
 
 func newBranchCreateCommand(g *globals) *cobra.Command {
 	var parent, expires, maxLag, suspendAfter string
-	var reuse bool
+	var reuse, protected bool
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a branch of production as it is now; print its connection URI",
 		Long: `Makes a branch and prints its connection URI. It holds every transaction that
@@ -76,7 +76,7 @@ The URI holds a password that is the branch's own; pgbough url prints it again.`
 				return err
 			}
 			req := client.CreateBranchRequest{
-				Branch:        client.CreateBranch{Name: args[0], ParentID: parent, ExpiresAt: at, TTLSeconds: ttl.Seconds()},
+				Branch:        client.CreateBranch{Name: args[0], ParentID: parent, ExpiresAt: at, TTLSeconds: ttl.Seconds(), Protected: protected},
 				MaxLagSeconds: lag.Seconds(),
 				Reuse:         reuse,
 			}
@@ -92,6 +92,7 @@ The URI holds a password that is the branch's own; pgbough url prints it again.`
 	}
 	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
 	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z")
+	cmd.Flags().BoolVar(&protected, "protected", false, "keep it from being deleted, until `pgbough branch unprotect`")
 	cmd.Flags().StringVar(&suspendAfter, "suspend-after", "", suspendAfterHelp+" (default: as the server is told)")
 	cmd.Flags().StringVar(&maxLag, "max-lag", "", "take a state up to so much older than now, such as 30s, if one is at hand")
 	cmd.Flags().BoolVar(&reuse, "reuse", false, "if there is a branch of this name already, take it as it is")
@@ -143,7 +144,7 @@ func listBranches(ctx context.Context, g *globals) error {
 			if b.ParentLSN != "" {
 				behind = size(b.BehindBytes)
 			}
-			t.row(n.lead+b.Name, shownState(b), age(b.CreatedAt), size(b.OwnBytes), behind, expiry(b.ExpiresAt), b.ID)
+			t.row(n.lead+b.Name, shownState(b), age(b.CreatedAt), size(b.OwnBytes), behind, expires(b), b.ID)
 		}
 		t.flush()
 	})
@@ -188,7 +189,7 @@ func printBranch(w io.Writer, b client.Branch) {
 	t.row("own", own)
 	t.row("logical", size(b.LogicalBytes))
 	t.row("created", moment(b.CreatedAt))
-	t.row("expires", expiry(b.ExpiresAt))
+	t.row("expires", expires(b))
 	if b.Path != "" {
 		t.row("path", b.Path)
 	}

@@ -73,6 +73,27 @@ func newRenameCommand(g *globals) *cobra.Command {
 	}
 }
 
+// newProtectCommand is `branch protect`, or `branch unprotect`.
+func newProtectCommand(g *globals, protect bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "protect BRANCH", Short: "Keep a branch from being deleted", Args: cobra.ExactArgs(1),
+		Long: `Keeps a branch from being deleted and from expiring, and with it its project,
+until "pgbough branch unprotect".`,
+		Example:           "  pgbough branch protect incident-42",
+		ValidArgsFunction: g.completeBranch,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var req client.UpdateBranchRequest
+			req.Branch.Protected = &protect
+			return updateBranch(cmd.Context(), g, args[0], req)
+		},
+	}
+	if !protect {
+		cmd.Use, cmd.Short, cmd.Long = "unprotect BRANCH", "Let a protected branch be deleted again", ""
+		cmd.Example = "  pgbough branch unprotect incident-42"
+	}
+	return cmd
+}
+
 func newSetCommand(g *globals) *cobra.Command {
 	var after, expires string
 	cmd := &cobra.Command{
@@ -123,8 +144,16 @@ func updateBranch(ctx context.Context, g *globals, name string, req client.Updat
 	}
 	return g.print(answer, func(io.Writer) {
 		b := answer.Branch
-		g.talk("branch %s: sleeps %s, expires %s", b.Name, sleeps(b), expiry(b.ExpiresAt))
+		g.talk("branch %s: sleeps %s, expires %s", b.Name, sleeps(b), expires(b))
 	})
+}
+
+// expires tells when a branch goes by itself.
+func expires(b client.Branch) string {
+	if b.Protected {
+		return "never (protected)"
+	}
+	return expiry(b.ExpiresAt)
 }
 
 // sleeps tells when a branch falls asleep.

@@ -172,6 +172,9 @@ func (s *Service) DeleteProject(ctx context.Context, project string) (pgbough.Pr
 	if err != nil {
 		return p, pgbough.Operation{}, err
 	}
+	if err := s.deletableProject(ctx, p); err != nil {
+		return p, pgbough.Operation{}, err
+	}
 	ops, err := s.catalog.Unfinished(ctx)
 	if err != nil {
 		return p, pgbough.Operation{}, err
@@ -188,6 +191,17 @@ func (s *Service) DeleteProject(ctx context.Context, project string) (pgbough.Pr
 	}
 	op, err := s.engine.Start(ctx, "delete_project", operation.Request{ProjectID: p.ID})
 	return hide(p), op, err
+}
+
+// deletableProject refuses a project that has protected branches.
+func (s *Service) deletableProject(ctx context.Context, p pgbough.Project) error {
+	branches, err := s.catalog.Branches(ctx, p.ID)
+	for _, b := range branches {
+		if err == nil {
+			err = deletable(b)
+		}
+	}
+	return err
 }
 
 // SetSource changes how production is reached: a new password, or a new host
@@ -323,7 +337,10 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 	}
 	b := pgbough.Branch{
 		ID: pgbough.NewBranchID(), ProjectID: p.ID, Name: req.Name, State: pgbough.BranchInit, ParentID: parent.ID,
-		EndpointID: pgbough.NewEndpointID(), CreatedAt: time.Now().UTC(), ExpiresAt: req.ExpiresAt,
+		EndpointID: pgbough.NewEndpointID(), CreatedAt: time.Now().UTC(), ExpiresAt: req.ExpiresAt, Protected: req.Protected,
+	}
+	if err := lasting(b); err != nil {
+		return none, err
 	}
 	s.comes(p.ID, b.ID)
 	op, err := s.engine.Start(ctx, "create_branch", operation.Request{
@@ -439,6 +456,9 @@ func (s *Service) DeleteBranch(ctx context.Context, project, branch string, casc
 	if b.ID == p.RootBranchID {
 		return v, none, pgbough.Errorf(pgbough.EConflict, "%s is the root branch, which follows production", b.Name).
 			WithHint("remove the whole project with: pgbough project delete %s", p.Name)
+	}
+	if err := deletable(b); err != nil {
+		return v, none, err
 	}
 	_ = cascade // no branch but the root has children in this version
 	ops, err := s.catalog.Unfinished(ctx)

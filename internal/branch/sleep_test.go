@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,7 +32,15 @@ func (w *world) logins(t *testing.T, name string) map[string]pgbough.Login {
 }
 
 func TestSleepAndWake(t *testing.T) {
-	w := newWorld(t, func(o *branch.Options) { o.SuspendAfter = 5 * time.Minute })
+	var onMark atomic.Pointer[func()]
+	w := newWorld(t, func(o *branch.Options) {
+		o.SuspendAfter = 5 * time.Minute
+		o.Failpoint = func(place string) {
+			if f := onMark.Load(); f != nil && place == "delete_branch/mark/before" {
+				(*f)()
+			}
+		}
+	})
 	b := w.create(t, "one")
 	if b.Compute != pgbough.ComputeActive || b.SuspendAfter != 5*time.Minute {
 		t.Errorf("a new branch is %s and sleeps after %s", b.Compute, b.SuspendAfter)
@@ -44,8 +53,8 @@ func TestSleepAndWake(t *testing.T) {
 	t.Run("LockedCatalog", func(t *testing.T) { testLockedCatalog(t, w, b) })
 	t.Run("WillNotStart", func(t *testing.T) { testWillNotStart(t, w, b) })
 	t.Run("Expires", func(t *testing.T) {
-		at := time.Now().Add(time.Second)
 		w.create(t, "short")
+		at := time.Now().Add(time.Second)
 		v, err := w.UpdateBranch(t.Context(), "shop", "short", pgbough.BranchChange{ExpiresAt: &at})
 		if err != nil || !v.ExpiresAt.Equal(at) {
 			t.Errorf("it expires at %s, %v", v.ExpiresAt, err)
@@ -55,6 +64,7 @@ func TestSleepAndWake(t *testing.T) {
 			return pgbough.ErrorCode(err) == pgbough.ENotFound
 		})
 	})
+	t.Run("Protected", func(t *testing.T) { testProtected(t, w, &onMark) })
 	t.Run("DeleteAsleep", func(t *testing.T) {
 		two := w.create(t, "two")
 		w.suspend(t, "two")

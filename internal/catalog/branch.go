@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	branchColumns = `id, project_id, name, state, parent_id, parent_lsn, parent_time, volume_id, settled, settings, differences, created_at, expires_at`
+	branchColumns = `id, project_id, name, state, parent_id, parent_lsn, parent_time, volume_id, settled, settings, differences, created_at, expires_at, protected`
 	branchSelect  = `SELECT b.id, b.project_id, b.name, b.state, coalesce(b.parent_id, ''), b.parent_lsn, b.parent_time, b.volume_id, b.settled,
-		b.settings, b.differences, b.created_at, b.expires_at, coalesce(e.id, '') FROM branches b LEFT JOIN endpoints e ON e.branch_id = b.id `
+		b.settings, b.differences, b.created_at, b.expires_at, b.protected, coalesce(e.id, '') FROM branches b LEFT JOIN endpoints e ON e.branch_id = b.id `
 )
 
 func noBranch(idOrName string) *pgbough.Error {
@@ -21,7 +21,7 @@ func noBranch(idOrName string) *pgbough.Error {
 func scanBranch(_ *Tx, scan func(...any) error) (pgbough.Branch, error) {
 	var b pgbough.Branch
 	err := scan(&b.ID, &b.ProjectID, &b.Name, &b.State, &b.ParentID, unsigned[pgbough.LSN]{&b.ParentLSN}, timeColumn{&b.ParentTime}, &b.VolumeID, &b.Settled,
-		jsonColumn{&b.Settings}, jsonColumn{&b.Differences}, timeColumn{&b.CreatedAt}, timeColumn{&b.ExpiresAt}, &b.EndpointID)
+		jsonColumn{&b.Settings}, jsonColumn{&b.Differences}, timeColumn{&b.CreatedAt}, timeColumn{&b.ExpiresAt}, &b.Protected, &b.EndpointID)
 	return b, err
 }
 
@@ -38,7 +38,7 @@ func branchValues(b pgbough.Branch) ([]any, error) {
 	}
 	return []any{
 		b.ID, b.ProjectID, b.Name, b.State, parent, int64(b.ParentLSN), nanos(b.ParentTime), b.VolumeID, b.Settled,
-		settings, differences, nanos(b.CreatedAt), nanos(b.ExpiresAt),
+		settings, differences, nanos(b.CreatedAt), nanos(b.ExpiresAt), b.Protected,
 	}, err
 }
 
@@ -47,7 +47,7 @@ func branchValues(b pgbough.Branch) ([]any, error) {
 func (tx *Tx) CreateBranch(b pgbough.Branch) error {
 	values, err := branchValues(b)
 	if err == nil {
-		_, err = tx.exec("INSERT INTO branches ("+branchColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values...)
+		_, err = tx.exec("INSERT INTO branches ("+branchColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values...)
 	}
 	if err == nil {
 		err = tx.putEndpoint(b)
@@ -59,7 +59,7 @@ func (tx *Tx) CreateBranch(b pgbough.Branch) error {
 func (tx *Tx) UpdateBranch(b pgbough.Branch) error {
 	values, err := branchValues(b)
 	if err == nil {
-		err = tx.change("branch "+b.Name, noBranch(b.ID), "UPDATE branches SET ("+branchColumns+") = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?", append(values, b.ID)...)
+		err = tx.change("branch "+b.Name, noBranch(b.ID), "UPDATE branches SET ("+branchColumns+") = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?", append(values, b.ID)...)
 	}
 	if err == nil {
 		err = tx.putEndpoint(b)

@@ -114,8 +114,6 @@ func createRequest(body neonapi.CreateBranchRequest) (pgbough.CreateRequest, err
 		return pgbough.CreateRequest{}, notYet("a branch at a past LSN or time")
 	case b.InitSource != "" && b.InitSource != "parent-data":
 		return pgbough.CreateRequest{}, notYet("init_source " + b.InitSource)
-	case b.Protected:
-		return pgbough.CreateRequest{}, notYet("a protected branch")
 	case body.MaxLagSeconds < 0 || b.TTLSeconds < 0:
 		return pgbough.CreateRequest{}, pgbough.Errorf(pgbough.EInvalid, "a duration is less than nothing")
 	}
@@ -131,6 +129,8 @@ func createRequest(body neonapi.CreateBranchRequest) (pgbough.CreateRequest, err
 		Parent: b.ParentID,
 		MaxLag: seconds(body.MaxLagSeconds),
 		Reuse:  body.Reuse,
+
+		Protected: b.Protected,
 	}
 	if req.Name == "" {
 		req.Name = "branch-" + strings.ToLower(rand.Text()[:8])
@@ -203,13 +203,10 @@ func (a *api) updateBranch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	b := body.Branch
-	switch {
-	case b.Protected != nil && *b.Protected:
-		return notYet("a protected branch")
-	case b.TTLSeconds < 0:
+	if b.TTLSeconds < 0 {
 		return pgbough.Errorf(pgbough.EInvalid, "ttl_interval_seconds is less than nothing")
 	}
-	change := pgbough.BranchChange{Name: b.Name}
+	change := pgbough.BranchChange{Name: b.Name, Protected: b.Protected}
 	if b.ExpiresAt != nil || b.TTLSeconds != 0 {
 		var at *time.Time
 		if b.ExpiresAt != nil { // null leaves at nil, which is never

@@ -327,17 +327,37 @@ func TestExpiry(t *testing.T) {
 	s.call(t, "POST", shop+"/branches", `{"branch":{"name":"old","expires_at":"2001-01-01T00:00:00Z"}}`, 400)
 }
 
+func TestProtected(t *testing.T) {
+	s := withShop(t)
+	protected := func() any { return at(s.call(t, "GET", fix, "", 200), "branch", "protected") }
+	if protected() != false {
+		t.Error("a branch that nobody protected is protected")
+	}
+	s.call(t, "PATCH", fix, `{"branch":{"protected":true}}`, 200)
+	s.call(t, "PATCH", fix, `{"branch":{}}`, 200)
+	if protected() != true {
+		t.Error("the branch is not protected")
+	}
+	s.call(t, "PATCH", fix, `{"branch":{"protected":false}}`, 200)
+	if protected() != false {
+		t.Error("the branch is still protected")
+	}
+	made := s.call(t, "POST", shop+"/branches", `{"branch":{"name":"kept","protected":true}}`, 201)
+	if at(made, "branch", "protected") != true {
+		t.Errorf("a branch that was asked for as protected: %v", made)
+	}
+}
+
 func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
 	s := withShop(t)
 	for _, body := range []string{
 		`{"branch":{"parent_lsn":"0/1"}}`, `{"branch":{"parent_timestamp":"2026-01-01T00:00:00Z"}}`, `{"branch":{"init_source":"schema-only"}}`,
-		`{"branch":{"protected":true}}`, `{"endpoints":[{"type":"read_only"}]}`, `{"branch":{"name":"-x"}}`, `{`, `{"max_lag_seconds":-1}`,
+		`{"endpoints":[{"type":"read_only"}]}`, `{"branch":{"name":"-x"}}`, `{`, `{"max_lag_seconds":-1}`,
 	} {
 		if code := s.call(t, "POST", shop+"/branches", body, 400)["code"]; code != "INVALID" {
 			t.Errorf("%s: code %v", body, code)
 		}
 	}
-	s.call(t, "PATCH", fix, `{"branch":{"protected":true}}`, 400)
 	s.call(t, "POST", "/projects", `{"project":{"name":"x"}}`, 400)
 	s.call(t, "GET", shop+"/snapshots", "", 404)
 	if s.Calls["CreateBranch"]+s.Calls["Attach"]+s.Calls["UpdateBranch"] != 0 {

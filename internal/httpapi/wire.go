@@ -92,7 +92,7 @@ func wireBranch(v pgbough.BranchView) neonapi.Branch {
 		ParentTimestamp: utc(v.ParentTime), LogicalSize: v.LogicalBytes,
 		CreationSource: neonapi.CreationSource,
 		Primary:        v.ParentID == "", Default: v.ParentID == "",
-		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.CreatedAt.UTC(), ExpiresAt: utc(v.ExpiresAt),
+		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.CreatedAt.UTC(), ExpiresAt: utc(v.ExpiresAt), Protected: v.Protected,
 		ComputeState: string(v.Compute), OwnBytes: v.OwnBytes, LimitBytes: v.LimitBytes, LogicalBytes: v.LogicalBytes,
 		Differences: v.Differences, Path: v.Path, Notes: v.Notes,
 	}

@@ -137,7 +137,7 @@ func (s *Service) CreateBranch(_ context.Context, project string, req pgbough.Cr
 			WithHint("choose another name, delete it with `pgbough branch delete %s`, or take it as it is with --reuse", req.Name)
 	}
 	b := s.newBranch(p, pgbough.NewBranchID(), req.Name)
-	b.ExpiresAt = req.ExpiresAt
+	b.ExpiresAt, b.Protected = req.ExpiresAt, req.Protected
 	if req.SuspendAfter != nil {
 		suspendAfter(&b, *req.SuspendAfter)
 	}
@@ -211,6 +211,9 @@ func (s *Service) UpdateBranch(_ context.Context, project, branch string, change
 	}
 	if change.ExpiresAt != nil {
 		b.ExpiresAt = *change.ExpiresAt
+	}
+	if change.Protected != nil {
+		b.Protected = *change.Protected
 	}
 	if change.SuspendAfter != nil {
 		suspendAfter(b, *change.SuspendAfter)
