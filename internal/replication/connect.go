@@ -146,12 +146,32 @@ func Dialer(connString, application string) (Dial, error) {
 		if err != nil {
 			return nil, err
 		}
-		if conn.Frontend().ReadBufferLen() > 0 { // a server says nothing more before it is asked
-			closeSoon(ctx, conn)
-			return nil, pgbough.Errorf(pgbough.EUnreachable, "the server at %s does not keep to the protocol", address(config))
-		}
-		return conn.Hijack()
+		return Hijack(ctx, conn)
 	}, nil
+}
+
+// hijackTries is how many questions a server may answer with more than the answer.
+const hijackTries = 10
+
+// Hijack takes the plain connection out of conn, for a Dial, with no byte of it
+// read ahead. Whenever a write of its own takes more than some milliseconds, which
+// on a busy machine is any, pgconn begins to read in the background, and that read
+// may go on after the server's answer. It would take away the first bytes of what
+// comes next, and who waits for them would wait for ever. Another answer ends it.
+func Hijack(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, error) {
+	ended, cancel := context.WithCancel(ctx)
+	cancel() // so that SyncConn only looks, and does not ask what a walsender does not answer
+	for range hijackTries {
+		if conn.SyncConn(ended) == nil {
+			return conn.Hijack()
+		}
+		if _, err := IdentifySystem(ctx, conn); err != nil {
+			closeSoon(ctx, conn)
+			return nil, err
+		}
+	}
+	closeSoon(ctx, conn)
+	return nil, pgbough.Errorf(pgbough.EUnreachable, "the server at %s does not keep to the protocol: it sends what nobody asked for", conn.Conn().RemoteAddr())
 }
 
 // closeSoon closes conn, with a word to the server if that takes no time.

@@ -22,7 +22,7 @@ import (
 const SocketName = ".s.PGSQL.5432"
 
 // Dial makes one replication connection to a Relay's upstream, idle and with
-// nothing read ahead (see Dialer).
+// nothing read ahead (see Hijack).
 type Dial func(ctx context.Context) (*pgconn.HijackedConn, error)
 
 // RelayOptions describe a Relay.
@@ -30,7 +30,8 @@ type RelayOptions struct {
 	Dir      string // where the socket appears; only the server may write there
 	UID, GID int    // owner of the socket, who alone can connect; -1 is the server itself
 	Dial     Dial
-	// DialTimeout bounds one Dial; 15 seconds when 0.
+	// DialTimeout bounds one Dial, and the time until the first answer to the standby
+	// after it, which takes a server no longer; 15 seconds when 0.
 	DialTimeout time.Duration
 	// IdleTimeout is how long the upstream may be silent. A paused server still
 	// acknowledges on the TCP level, so silence is all that shows it; a standby
@@ -53,6 +54,7 @@ type RelayStatus struct {
 	Received    int64     // bytes that came from the upstream, over all connections
 	Sent        int64     // bytes that the standby sent to it
 	LastByteAt  time.Time // when the upstream last sent something
+	LastSentAt  time.Time // when the standby did
 	Cut         bool
 }
 
@@ -68,7 +70,8 @@ type Relay struct {
 	hush     sync.Once
 	done     sync.WaitGroup // the accept loop and all sessions
 
-	received, sent, lastByte atomic.Int64 // lastByte in Unix nanoseconds
+	received, sent     atomic.Int64
+	lastByte, lastSent atomic.Int64 // in Unix nanoseconds
 
 	mu      sync.Mutex
 	dial    Dial
@@ -141,10 +144,16 @@ func (r *Relay) Status() RelayStatus {
 	defer r.mu.Unlock()
 	s := r.status
 	s.Received, s.Sent = r.received.Load(), r.sent.Load()
-	if at := r.lastByte.Load(); at != 0 {
-		s.LastByteAt = time.Unix(0, at)
-	}
+	s.LastByteAt, s.LastSentAt = moment(&r.lastByte), moment(&r.lastSent)
 	return s
+}
+
+// moment is the time of so many nanoseconds; zero for none.
+func moment(nanoseconds *atomic.Int64) time.Time {
+	if at := nanoseconds.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // SetDial changes the upstream, or the way to log in there. The present
@@ -152,8 +161,16 @@ func (r *Relay) Status() RelayStatus {
 // wal_retrieve_retry_interval.
 func (r *Relay) SetDial(dial Dial) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.dial = dial
+	r.mu.Unlock()
+	r.Renew()
+}
+
+// Renew ends the present connection, after which the standby comes again as after
+// SetDial.
+func (r *Relay) Renew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.session != nil {
 		r.session.close()
 	}

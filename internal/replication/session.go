@@ -194,6 +194,7 @@ func (s *session) toUpstream(upstream net.Conn) {
 		}
 		n, err := upstream.Write(message)
 		s.relay.sent.Add(int64(n))
+		s.relay.lastSent.Store(time.Now().UnixNano())
 		if err != nil {
 			return
 		}
@@ -202,14 +203,17 @@ func (s *session) toUpstream(upstream net.Conn) {
 }
 
 // toStandby copies what the upstream sends. It returns nil when the standby is
-// the one that ended.
+// the one that ended. A standby that waits for the answer to its first command
+// has no timeout of its own, so that answer must come soon.
 func (s *session) toStandby(ctx context.Context, upstream net.Conn) error {
 	buffer := make([]byte, relayBuffer)
 	var watch errorWatch
+	patience := min(s.relay.o.DialTimeout, s.relay.o.IdleTimeout)
 	for {
-		_ = upstream.SetReadDeadline(time.Now().Add(s.relay.o.IdleTimeout)) // fails only with the connection
+		_ = upstream.SetReadDeadline(time.Now().Add(patience)) // fails only with the connection
 		n, err := upstream.Read(buffer)
 		if n > 0 {
+			patience = s.relay.o.IdleTimeout
 			s.relay.received.Add(int64(n))
 			s.relay.lastByte.Store(time.Now().UnixNano())
 			if told := watch.scan(buffer[:n]); told != nil {
@@ -220,19 +224,19 @@ func (s *session) toStandby(ctx context.Context, upstream net.Conn) error {
 			}
 		}
 		if err != nil {
-			return s.upstreamEnd(ctx, err, watch.fatal)
+			return s.upstreamEnd(ctx, err, watch.fatal, patience)
 		}
 	}
 }
 
 // upstreamEnd says why the upstream connection is over; nil when we closed it
 // or when the upstream has said why itself.
-func (s *session) upstreamEnd(ctx context.Context, err error, told bool) error {
+func (s *session) upstreamEnd(ctx context.Context, err error, told bool, patience time.Duration) error {
 	switch {
 	case ctx.Err() != nil || told:
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return pgbough.Errorf(pgbough.EUnreachable, "the upstream server sent nothing for %s", s.relay.o.IdleTimeout).
+		return pgbough.Errorf(pgbough.EUnreachable, "the upstream server sent nothing for %s", patience).
 			WithHint("check whether it hangs, and the network on the way")
 	case errors.Is(err, io.EOF):
 		return pgbough.Errorf(pgbough.EUnreachable, "the upstream server closed the connection")
