@@ -24,6 +24,9 @@ const (
 	startTimeout  = 5 * time.Minute  // of a standby until it is consistent
 	maxRetryPause = 30 * time.Second // between two starts of a follower that ends by itself
 	lagWindow     = 2 * time.Minute  // how far back lag in seconds is known
+	longStand     = time.Second      // longer than it should stand still for a clone
+	answerTimeout = 5 * time.Second  // of the standby, when it is asked where it is
+	muteAfter     = 10 * time.Second // how long it may not answer until that is its state
 	stopTimeout   = 30 * time.Second
 )
 
@@ -158,11 +161,25 @@ func (f *Follower) Snapshot(ctx context.Context, clone func(context.Context) err
 	if s == nil {
 		return pgbough.Errorf(pgbough.EConflict, "the follower does not run").WithHint("pgbough status tells why")
 	}
+	began := time.Now()
 	if err := s.Process().Freeze(ctx); err != nil {
 		return errors.Join(fmt.Errorf("freeze the follower: %w", err), s.Process().Thaw())
 	}
+	frozen := time.Now()
 	err := clone(ctx)
-	return errors.Join(err, s.Process().Thaw())
+	err = errors.Join(err, s.Process().Thaw())
+	f.stood(ctx, frozen.Sub(began), time.Since(began))
+	return err
+}
+
+// stood logs how long the standby stood still, and how much of that passed until
+// the last of its processes did.
+func (f *Follower) stood(ctx context.Context, freezing, all time.Duration) {
+	if all > longStand {
+		f.log.WarnContext(ctx, "the follower stood still for long while it was cloned", "took", all, "until_all_stood", freezing)
+		return
+	}
+	f.log.DebugContext(ctx, "the follower was cloned", "stood_still", all, "until_all_stood", freezing)
 }
 
 // dialStandby opens a replication connection to the follower for a spare.
@@ -180,7 +197,7 @@ func (f *Follower) dialStandby(ctx context.Context) (*pgconn.HijackedConn, error
 	if err != nil {
 		return nil, err
 	}
-	return conn.Hijack()
+	return replication.Hijack(ctx, conn)
 }
 
 func (f *Follower) current() *Standby {
@@ -280,16 +297,19 @@ func (f *Follower) live(ctx context.Context) error {
 func (f *Follower) watch(ctx context.Context, s *Standby) (restart bool, err error) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
+	answered := time.Now()
 	for {
 		m, serr := f.opts.Source.Position(ctx) // before the standby: so that no lag is seen where there is none
-		p, perr := s.Position(ctx)
+		p, perr := f.position(ctx, s)
 		if perr == nil {
+			answered = time.Now()
 			if p.Paused && f.raised(ctx) {
 				return true, nil
 			}
 			f.look(ctx, s, p, m, serr)
 		} else if ctx.Err() == nil {
 			f.log.DebugContext(ctx, "the follower does not answer", "err", perr)
+			f.mute(time.Since(answered))
 		}
 		select {
 		case <-ctx.Done():
@@ -299,6 +319,25 @@ func (f *Follower) watch(ctx context.Context, s *Standby) (restart bool, err err
 		case <-ticker.C:
 		}
 	}
+}
+
+// position asks a standby that may hang where it is.
+func (f *Follower) position(ctx context.Context, s *Standby) (Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return s.Position(ctx)
+}
+
+// mute takes in that the standby has not answered for some time. One that stands
+// still for a clone need not: a copy on a pool that cannot share takes long.
+func (f *Follower) mute(silent time.Duration) {
+	if silent < muteAfter || !f.clone.TryLock() {
+		return
+	}
+	f.clone.Unlock()
+	f.set(func(st *pgbough.FollowerStatus) {
+		st.State, st.Reason = pgbough.FollowerDisconnected, fmt.Sprintf("its Postgres has not answered for %s", silent.Round(time.Second))
+	})
 }
 
 // ended says why a follower's Postgres ended by itself.

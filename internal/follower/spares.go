@@ -29,6 +29,7 @@ func (f *Follower) StartSpare(ctx context.Context, cfg postgres.Config) (*Standb
 	if err != nil {
 		return nil, err
 	}
+	s.upstream = f.current
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.spares[cfg.ID] = s

@@ -28,6 +28,8 @@ type Standby struct {
 	log   *slog.Logger
 	// logged is how long its log was when it last streamed, or began under our eyes. Only the follower's watch uses it.
 	logged int64
+	// upstream is the standby that it streams from now; nil for one that streams from production.
+	upstream func() *Standby
 
 	mu     sync.Mutex // guards conn, which serves one question at a time, and silent
 	conn   *pgx.Conn
@@ -168,12 +170,12 @@ func (s *Standby) Position(ctx context.Context) (Position, error) {
 var ErrStalled = errors.New("the standby replays nothing")
 
 // WaitReplay waits until it has replayed lsn, as long as it replays something
-// within every stall. It does not wait for one that is promoted: its cut is final.
+// within every stall. A stream that hangs is made anew meanwhile; that and why it
+// is given up is logged. It does not wait for one that is promoted: its cut is final.
 func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN, stall time.Duration) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var last string
-	moved := time.Now()
+	seen := progress{moved: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
@@ -182,24 +184,32 @@ func (s *Standby) WaitReplay(ctx context.Context, lsn pgbough.LSN, stall time.Du
 			return pgbough.Errorf(pgbough.EInternal, "the standby ended while it replayed: %s", postgres.LogTail(s.Config().LogFile(), 3))
 		case <-timer.C:
 		}
-		var there bool
-		var at string
-		err := s.ask(ctx, func(c *pgx.Conn) error {
-			return c.QueryRow(ctx, `SELECT coalesce(l >= $1::text::pg_lsn, false) OR NOT pg_is_in_recovery(), coalesce(l::text, '')
-				FROM pg_last_wal_replay_lsn() l`, lsn.String()).Scan(&there, &at)
-		})
+		question, cancel := context.WithTimeout(ctx, stall)
+		there, at, err := s.replayed(question, lsn)
+		hangs := question.Err() != nil && ctx.Err() == nil
+		cancel()
 		switch {
+		case hangs:
+			return seen.gaveUp(ctx, s, lsn)
 		case err != nil:
 			return fmt.Errorf("wait until %s is replayed: %w", lsn, err)
 		case there:
 			return nil
-		case at != last:
-			last, moved = at, time.Now()
-		case time.Since(moved) > stall:
-			return fmt.Errorf("wait until %s is replayed: %w", lsn, ErrStalled)
+		}
+		if err := seen.waits(ctx, s, at, lsn, stall); err != nil {
+			return err
 		}
 		timer.Reset(replayPoll)
 	}
+}
+
+// replayed tells whether it has replayed lsn, and up to where it has.
+func (s *Standby) replayed(ctx context.Context, lsn pgbough.LSN) (there bool, at string, err error) {
+	err = s.ask(ctx, func(c *pgx.Conn) error {
+		return c.QueryRow(ctx, `SELECT coalesce(l >= $1::text::pg_lsn, false) OR NOT pg_is_in_recovery(), coalesce(l::text, '')
+			FROM pg_last_wal_replay_lsn() l`, lsn.String()).Scan(&there, &at)
+	})
+	return there, at, err
 }
 
 // Promote cuts it from its upstream and makes it a primary on a timeline of its
