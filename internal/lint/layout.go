@@ -83,6 +83,7 @@ func owners() []Owner {
 		{"golang.org/x/sys", []string{
 			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/postgres",
 			"internal/replication", "internal/sandbox", "internal/volume/...", "cmd/pgbough",
+			"internal/pgproxy", // epoll, and sockets that nobody waits for
 		}, "system calls that package os does not have"},
 		{"golang.org/x/term", []string{"cmd/pgbough"}, "only commands talk to a terminal"},
 		{"golang.org/x/time", []string{"internal/...", "cmd/pgbough"}, "limits of rates"},
