@@ -34,13 +34,15 @@ var past = time.Unix(1, 0)
 
 // client is one connection that was accepted.
 type client struct {
-	raw     net.Conn // as accepted
-	conn    net.Conn // raw, or TLS over it
+	raw     net.Conn  // as accepted
+	conn    net.Conn  // raw, or TLS over it
+	below   *buffered // what TLS is over
 	r       *bufio.Reader
 	peer    string
 	sni     string
 	binding []byte // credential.EndPoint; nil without TLS
 	pending []byte // what it is sent with the next message
+	loop    *loop  // for its session
 
 	mu          sync.Mutex
 	interrupted bool
@@ -165,16 +167,54 @@ func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ETIMEDOUT)
 }
 
+// lend gives a client's connection to a relay, which has it alone.
+func (c *client) lend(p *port) (err error) {
+	if p.fd, err = detach(c.raw); err != nil {
+		return err
+	}
+	if t, ok := c.conn.(*tls.Conn); ok {
+		p.tls, c.below.lent = t, p
+	}
+	return nil
+}
+
+// regain undoes lend. Where it fails, the connection is closed.
+func (c *client) regain(p *port) error {
+	raw, err := attach(p.fd)
+	if err != nil {
+		return err
+	}
+	if c.secure() {
+		c.below.Conn, c.below.lent = raw, nil
+	} else {
+		c.conn = raw
+	}
+	c.raw = raw
+	return nil
+}
+
 // buffered is a connection whose first bytes have been read already.
 type buffered struct {
 	net.Conn
-	r *bufio.Reader
+	r    *bufio.Reader
+	lent *port // what has the connection meanwhile
 }
 
 // Read reads what is left in the buffer first.
-func (b buffered) Read(p []byte) (int, error) {
-	if b.r.Buffered() > 0 {
+func (b *buffered) Read(p []byte) (int, error) {
+	switch {
+	case b.r.Buffered() > 0:
 		return b.r.Read(p[:min(len(p), b.r.Buffered())])
+	case b.lent != nil:
+		return b.lent.Read(p)
 	}
 	return b.Conn.Read(p)
+}
+
+// Write writes to whoever has the connection.
+func (b *buffered) Write(p []byte) (int, error) {
+	if b.lent != nil {
+		return b.lent.Write(p)
+	}
+	return b.Conn.Write(p)
 }

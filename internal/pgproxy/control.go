@@ -1,20 +1,17 @@
 package pgproxy
 
-import "time"
+import (
+	"time"
 
-// hold returns when the up goroutine waits, or is not there.
+	"golang.org/x/sys/unix"
+)
+
+// hold returns when nothing goes up, nor a cancel request.
 func (r *relay) hold() {
-	hinders := time.AfterFunc(startLimit, func() { _ = r.client.raw.Close() }) // which ends up
-	defer hinders.Stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.held = true
-	if r.server == nil {
-		return
-	}
-	_ = r.client.raw.SetReadDeadline(past) // these fail only when closed
-	_ = r.server.SetWriteDeadline(past)
-	for r.running && !r.parked || r.cancelling > 0 {
+	for r.cancelling > 0 {
 		r.changed.Wait()
 	}
 }
@@ -24,60 +21,43 @@ func (r *relay) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.held = false
-	if r.server == nil || r.ending != nil {
-		return
+	if r.loop != nil && !r.over {
+		// That there is room is an event, after which the loop goes on.
+		_ = r.back.watch(r.loop, unix.EPOLL_CTL_MOD, always|unix.EPOLLOUT, r.id|backBit) // fails only when it was not added
 	}
-	_ = r.client.raw.SetReadDeadline(time.Time{}) // these fail only when closed
-	_ = r.server.SetWriteDeadline(time.Time{})
-	r.changed.Broadcast()
 }
 
 // end makes run return f when the server's present message ends.
 func (r *relay) end(f *fatal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.server == nil || r.ending != nil {
+	if r.server == nil || r.ending != nil || r.over {
 		return
 	}
 	r.ending = f
-	_ = r.client.raw.SetReadDeadline(past) // these fail only when closed
-	_ = r.client.raw.SetWriteDeadline(time.Now().Add(endGrace))
-	_ = r.server.SetDeadline(past)
-	r.changed.Broadcast()
+	if r.loop != nil {
+		r.graceful()
+	}
 }
 
-// last is the farewell, if the relay is ending and it may be said now.
-func (r *relay) last() *fatal {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.framing.whole() {
-		return r.ending
-	}
-	return nil
-}
-
-// more lets the server's present message end, once.
-func (r *relay) more() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.graced {
-		return false
-	}
-	r.graced = true
-	_ = r.server.SetReadDeadline(time.Now().Add(endGrace)) // fails only when closed
-	return true
+// graceful gives the server's present message time to end, and the client to
+// take it.
+func (r *relay) graceful() {
+	r.grace = time.AfterFunc(endGrace, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.finish(errGone)
+	})
+	r.settle()
 }
 
 // lost is what a client is told when its server has gone without a word.
 func (r *relay) lost() error {
-	r.mu.Lock()
-	ending := r.ending
-	r.mu.Unlock()
 	switch {
-	case !r.framing.whole(), r.framing.kind == 'E', r.bye.Load():
+	case !r.framing.whole(), r.framing.kind == 'E', r.bye:
 		return errGone
-	case ending != nil:
-		return ending
+	case r.ending != nil:
+		return r.ending
 	}
 	return fatalf("57P02", "the branch's Postgres ended").hinted("Connect again: it is started again.")
 }
@@ -87,7 +67,7 @@ func (r *relay) lost() error {
 func (r *relay) cancelBegins() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.held || r.ending != nil {
+	if r.held || r.ending != nil || r.over {
 		return false
 	}
 	r.cancelling++

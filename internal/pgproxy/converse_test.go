@@ -36,7 +36,7 @@ func converse(t testing.TB, said []byte) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.serve(context.Background(), ours)
+		p.serve(context.Background(), ours, nil)
 	}()
 	heard := make(chan struct{})
 	go func() {

@@ -99,7 +99,8 @@ func (p *Proxy) secure(ctx context.Context, c *client, direct bool) error {
 		return fmt.Errorf("%w: it wants TLS, and there is none", errGone)
 	}
 	config, binding := p.shown.config(p.TLS.Current(ctx))
-	conn := tls.Server(buffered{c.raw, c.r}, config)
+	c.below = &buffered{Conn: c.raw, r: c.r}
+	conn := tls.Server(c.below, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("%w: TLS: %w", errGone, err) // TLS has told it
 	}

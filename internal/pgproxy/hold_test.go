@@ -25,6 +25,7 @@ func holdTests() []proxyTest {
 		{"end", testEnd},
 		{"end in the middle of an answer", testEndMiddle},
 		{"end of a client that does not read", testEndStuck},
+		{"a goodbye while held", testHeldGoodbye},
 		{"shutdown", testShutdown},
 		{"the Postgres is killed", testCrash},
 		{"hold, end and release under load", testChurn},
@@ -209,16 +210,39 @@ func testEndMiddle(t *testing.T, server *pgtest.Server) {
 
 func testEndStuck(t *testing.T, server *pgtest.Server) {
 	r := newRig(t, server, nil)
-	h, err := r.connect(t, "").PgConn().Hijack()
-	must(t, err)
-	w := over(t, h.Conn)
-	w.send(t, 'Q', "SELECT repeat('x', 5000) FROM generate_series(1, 10000000)\x00")
-	eventually(t, "the Postgres waits for it", func() bool { return activity(t, server, "wait_event = 'ClientWrite'") == "1" })
-	began := time.Now()
-	r.End(branchID, "57P01", "enough")
-	if took := time.Since(began); took > 3*endGrace {
-		t.Errorf("it took %v", took)
-	}
+	both(t, func(t *testing.T, mode string) {
+		h, err := r.connect(t, mode).PgConn().Hijack()
+		must(t, err)
+		w := over(t, h.Conn)
+		w.send(t, 'Q', "SELECT repeat('x', 5000) FROM generate_series(1, 10000000)\x00")
+		eventually(t, "the Postgres waits for it", func() bool { return activity(t, server, "wait_event = 'ClientWrite'") == "1" })
+		began := time.Now()
+		r.End(branchID, "57P01", "enough")
+		if took := time.Since(began); took > 3*endGrace {
+			t.Errorf("it took %v", took)
+		}
+		eventually(t, "the Postgres has no sessions left", func() bool { return activity(t, server, "true") == "0" })
+	})
+}
+
+// testHeldGoodbye has a client ask something and end its side while it is held:
+// it is answered after the release.
+func testHeldGoodbye(t *testing.T, server *pgtest.Server) {
+	r := newRig(t, server, nil)
+	both(t, func(t *testing.T, mode string) {
+		h, err := r.connect(t, mode).PgConn().Hijack()
+		must(t, err)
+		w := over(t, h.Conn)
+		r.Hold(branchID)
+		w.send(t, 'Q', "SELECT 'all' || pg_sleep(0.05)\x00")
+		must(t, h.Conn.(halfCloser).CloseWrite())
+		r.Release(branchID)
+		said, err := io.ReadAll(w.r)
+		if err != nil || !bytes.Contains(said, []byte("all")) || bytes.Contains(said, []byte("FATAL")) {
+			t.Errorf("got %q, %v", said, err)
+		}
+		eventually(t, "the session is over", func() bool { return r.Clients(branchID) == 0 })
+	})
 }
 
 func testShutdown(t *testing.T, server *pgtest.Server) {

@@ -5,7 +5,8 @@
 //   - A client is one connection that was accepted, until it is known what it wants.
 //   - A session joins a client that has logged in to a connection with the
 //     branch's Postgres. It begins with the login, before anything is woken.
-//   - A relay copies the bytes of a session.
+//   - A relay copies the bytes of a session, and a loop those of many relays.
+//   - A port is the socket of one side of a relay.
 //   - A farewell is the last message to a client, a FATAL error.
 package pgproxy
 
@@ -110,6 +111,12 @@ const acceptPause = 50 * time.Millisecond
 // client can delay that for more than some seconds. It returns an error only
 // if l fails.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
+	loops, err := startLoops()
+	if err != nil {
+		_ = l.Close() // nothing has come from it
+		return err
+	}
+	defer loops.stop()
 	ctx, end := context.WithCancel(ctx)
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -120,7 +127,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
-			clients.Go(func() { p.serve(ctx, conn) })
+			clients.Go(func() { p.serve(ctx, conn, loops.pick()) })
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -135,13 +142,15 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// serve serves one connection and closes it.
-func (p *Proxy) serve(ctx context.Context, conn net.Conn) {
+// serve serves one connection and closes it. Should it become a session, the
+// loop copies for it.
+func (p *Proxy) serve(ctx context.Context, conn net.Conn, by *loop) {
 	p.counts.accepted.Add(1)
 	open := p.counts.open.Add(1)
 	defer p.counts.open.Add(-1)
 	keepAlive(conn)
 	c := newClient(conn)
+	c.loop = by
 	defer func() { _ = c.raw.Close() }() // there is nobody left to tell
 	began := time.Now()
 	log := p.Log.With("peer", c.peer)

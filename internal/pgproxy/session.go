@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	// startLimit is how long Hold waits for a Postgres that takes a session, and
-	// for a client that hinders.
+	// startLimit is how long Hold waits for a Postgres that takes a session.
 	startLimit = 5 * time.Second
 	// maxMessage is the longest message of a Postgres that begins a session.
 	maxMessage = 1 << 20
@@ -59,7 +58,7 @@ func (p *Proxy) join(ctx context.Context, c *client, start *startup, login pgbou
 	// The server's end is told in the same way as that of a branch.
 	stop := context.AfterFunc(ctx, func() { s.relay.end(shutdown()) })
 	defer stop()
-	return s.relay.run()
+	return s.relay.run(c.loop)
 }
 
 // leaveServer closes the connection with the Postgres, and lets no cancel

@@ -189,33 +189,33 @@ func messages(t *testing.T, conn *pgconn.PgConn, sql string) func(func(int, erro
 
 func testSlow(t *testing.T, server *pgtest.Server) {
 	r := newRig(t, server, nil)
-	conn := r.connect(t, "")
-	h, err := conn.PgConn().Hijack()
-	must(t, err)
-	defer func() { _ = h.Conn.Close() }()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	w := &wire{Conn: h.Conn}
-	w.send(t, 'Q', "SELECT repeat('x', 1000) FROM generate_series(1, 200000)\x00")
-	pid := h.PID
-	eventually(t, "the Postgres waits for the client", func() bool {
-		return server.Value(t, "postgres", fmt.Sprintf("SELECT wait_event FROM pg_stat_activity WHERE pid = %d", pid)) == "ClientWrite"
-	})
-	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 8<<20 {
-		t.Errorf("the proxy has %d MB for a client that does not read", grown>>20)
-	}
-	var f framing
-	buf, total := make([]byte, 1<<20), 0
-	for f.kind != 'Z' || !f.whole() {
-		n, err := h.Conn.Read(buf)
+	both(t, func(t *testing.T, mode string) {
+		h, err := r.connect(t, mode).PgConn().Hijack()
 		must(t, err)
-		f.advance(buf[:n])
-		total += n
-	}
-	if total < 200_000_000 {
-		t.Errorf("%d bytes came", total)
-	}
+		defer func() { _ = h.Conn.Close() }()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		w := &wire{Conn: h.Conn}
+		w.send(t, 'Q', "SELECT repeat('x', 1000) FROM generate_series(1, 200000)\x00")
+		eventually(t, "the Postgres waits for the client", func() bool {
+			return server.Value(t, "postgres", fmt.Sprintf("SELECT wait_event FROM pg_stat_activity WHERE pid = %d", h.PID)) == "ClientWrite"
+		})
+		runtime.ReadMemStats(&after)
+		if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 8<<20 {
+			t.Errorf("the proxy has %d MB for a client that does not read", grown>>20)
+		}
+		var f framing
+		buf, total := make([]byte, 1<<20), 0
+		for f.kind != 'Z' || !f.whole() {
+			n, err := h.Conn.Read(buf)
+			must(t, err)
+			f.advance(buf[:n])
+			total += n
+		}
+		if total < 200_000_000 {
+			t.Errorf("%d bytes came", total)
+		}
+	})
 }
 
 func testPhysical(t *testing.T, server *pgtest.Server) {
