@@ -39,17 +39,27 @@ func (p *Proxy) login(ctx context.Context, c *client, s *startup) (pgbough.Login
 	return login, nil
 }
 
-// noBranch is what becomes of a client whose branch cannot be found.
+// noBranch is what becomes of a client whose branch cannot be found. It has not
+// proved anything, so it is told no more than find has decided: not what other
+// names the branch has, nor how it is.
 func (p *Proxy) noBranch(ctx context.Context, c *client, s *startup, err error) error {
 	var f *fatal
-	if errors.As(err, &f) {
+	var ours *pgbough.Error
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case errors.As(err, &f):
 		p.counts.failures.Add(1)
-		p.Log.InfoContext(ctx, "a client was refused", "peer", c.peer, "role", s.user(), "database", s.get("database"), "error", f.message)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fatalf("57P03", "the branch is not ready yet").hinted("Connect again later.")
+	case errors.As(err, &ours):
+		f = fatalf("57P03", "the branch cannot be connected to now").
+			hinted("`pgbough branch get` says why. Where several projects have a branch of that name, it is named project/name.").because(err)
+	default:
+		return err
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fatalf("57P03", "the branch is not ready yet").hinted("It is still being made; connect again later.")
-	}
-	return err
+	p.Log.InfoContext(ctx, "a client was refused", "peer", c.peer, "role", s.user(), "database", s.get("database"), "error", f)
+	return f
 }
 
 // notProved is what becomes of a client that has not proved who it is. A client

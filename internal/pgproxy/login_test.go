@@ -27,6 +27,7 @@ func loginTests() []proxyTest {
 		{"a branch that is woken", testBeingWoken},
 		{"a compute that does not start", testNoStart},
 		{"silent clients", testSilent},
+		{"what strangers are told", testSecretive},
 		{"too many clients", testTooMany},
 		{"no TLS", testPlain},
 	}
@@ -296,6 +297,27 @@ func testSilent(t *testing.T, server *pgtest.Server) {
 	tls.end(t)
 	if r.world.connects.Load() != 0 {
 		t.Error("a Postgres was connected to")
+	}
+}
+
+// testSecretive lets the service say things that are not for somebody who has
+// proved nothing.
+func testSecretive(t *testing.T, server *pgtest.Server) {
+	r := newRig(t, server, nil)
+	for _, code := range []pgbough.Code{pgbough.EInternal, pgbough.EConflict, pgbough.ELocked, pgbough.ENoSpace, pgbough.EDenied} {
+		r.world.set(func() {
+			r.world.refusal = pgbough.Errorf(code, "secret-branch is stopped: %w", errors.New("secret-cause")).WithHint("see secret-project")
+		})
+		w := dial(t, r.addr.String())
+		w.startup(t, protocol3, "user", "app", "database", "postgres", "options", "endpoint="+endpoint)
+		said := string(w.message(t))
+		if strings.Contains(said, "secret-") || !strings.Contains(said, "C57P03\x00Mthe branch cannot be connected to now") {
+			t.Errorf("%s: a stranger is told %q", code, said)
+		}
+		w.end(t)
+	}
+	if !strings.Contains(r.log.String(), "secret-branch is stopped") {
+		t.Error("the log does not say why")
 	}
 }
 

@@ -37,6 +37,7 @@ type world struct {
 	ids      map[string]string         // by any name
 	expires  map[string]time.Time      // of roles
 	making   chan struct{}             // not nil: a Login waits until it is closed
+	refusal  error                     // of Login
 	failure  error                     // of Connect
 	starting chan struct{}             // not nil: Connect waits until it is closed
 	connects atomic.Int64
@@ -45,7 +46,7 @@ type world struct {
 
 func (w *world) Login(ctx context.Context, branch, role string) (pgbough.Login, error) {
 	w.mu.Lock()
-	s, id, making, expires := w.servers[branch], w.ids[branch], w.making, w.expires[role]
+	s, id, making, expires, refusal := w.servers[branch], w.ids[branch], w.making, w.expires[role], w.refusal
 	known, ok := w.cached[role]
 	w.mu.Unlock()
 	if ok {
@@ -57,6 +58,9 @@ func (w *world) Login(ctx context.Context, branch, role string) (pgbough.Login, 
 		case <-ctx.Done():
 			return pgbough.Login{}, ctx.Err()
 		}
+	}
+	if refusal != nil {
+		return pgbough.Login{}, refusal
 	}
 	if s == nil {
 		return pgbough.Login{}, pgbough.Errorf(pgbough.ENotFound, "there is no branch %q", branch)
