@@ -32,7 +32,7 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.StringVar(&e.cert, "tls-cert", "", "`file` with the certificate that clients of branches and of the API see (default: one signed by the server's own authority, ca.crt in the data directory)")
 	f.StringVar(&e.key, "tls-key", "", "`file` with its key")
 	f.BoolVar(&e.plain, "allow-plain", false, "let clients of other machines in without TLS")
-	f.IntVar(&e.clients, "max-clients", 0, "how many clients may be connected to all branches; 0 for no limit")
+	f.IntVar(&e.clients, "max-clients", 0, "how many clients may have logged in to all branches; 0 for no limit")
 }
 
 // check refuses flags that contradict each other.

@@ -139,12 +139,11 @@ func (c *client) message() (byte, []byte, error) {
 	return head[0], body, err
 }
 
-// say sends a farewell and waits a little for the client to take it.
-func (c *client) say(f *fatal) {
+// say sends a farewell, and tells whether it could.
+func (c *client) say(f *fatal) bool {
 	_ = c.raw.SetDeadline(time.Now().Add(sayTimeout)) // as limit
-	if _, err := c.conn.Write(f.encode()); err == nil {
-		c.drain()
-	}
+	_, err := c.conn.Write(f.encode())
+	return err == nil
 }
 
 // drain ends our side of the connection and waits a little for the client to

@@ -29,6 +29,7 @@ func loginTests() []proxyTest {
 		{"silent clients", testSilent},
 		{"what strangers are told", testSecretive},
 		{"too many clients", testTooMany},
+		{"too many strangers", testStrangers},
 		{"no TLS", testPlain},
 	}
 }
@@ -330,6 +331,41 @@ func testTooMany(t *testing.T, server *pgtest.Server) {
 	must(t, first.Close(t.Context()))
 	eventually(t, "one has gone", func() bool { return r.Stats().Open == 1 })
 	r.worksWith(t, "")
+}
+
+// testStrangers has strangers come in greater numbers than there are places:
+// users get in all the same, and the strangers that were there first are sent away.
+func testStrangers(t *testing.T, server *pgtest.Server) {
+	r := newRig(t, server, func(o *Options) { o.MaxClients, o.MaxStrangers = 2, 3 })
+	user := r.connect(t, "")
+	var all []*wire
+	for i := range 6 {
+		w := dial(t, r.addr.String())
+		switch i % 3 {
+		case 0: // one that asks for what there is not
+			w.code(t, codeGSS)
+			w.byte(t)
+		case 1: // one that has named a branch, and is asked for a password
+			w.startup(t, protocol3, "user", "app", "database", "postgres", "options", "endpoint="+endpoint)
+			w.message(t)
+		case 2: // one that begins with TLS
+			w.code(t, codeSSL)
+			w.byte(t)
+		}
+		all = append(all, w)
+	}
+	r.worksWith(t, "")
+	for i, w := range all[:4] {
+		if i%3 == 2 {
+			w.end(t) // nothing can be said while TLS begins
+		} else if said := string(w.message(t)); !strings.Contains(said, "C53300\x00Mtoo many clients that have not logged in") {
+			t.Errorf("stranger %d: %q", i, said)
+		}
+	}
+	eventually(t, "the first have gone", func() bool { return r.Stats().Open <= 4 })
+	all[4].send(t, 'p', "SCRAM-SHA-256\x00\x00\x00\x00\x0cn,,n=,r=nonce")
+	all[4].message(t) // it goes on
+	_ = value[int](t, user, "SELECT 1")
 }
 
 func testPlain(t *testing.T, server *pgtest.Server) {

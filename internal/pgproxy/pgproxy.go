@@ -3,6 +3,7 @@
 // Postgres woken, and from then on only copies bytes.
 //
 //   - A client is one connection that was accepted, until it is known what it wants.
+//   - A stranger is a client that has not proved who it is.
 //   - A session joins a client that has logged in to a connection with the
 //     branch's Postgres. It begins with the login, before anything is woken.
 //   - A relay copies the bytes of a session, and a loop those of many relays.
@@ -55,25 +56,27 @@ type Options struct {
 	Plain   Plain
 	Domain  string // endpoints are reached as <endpoint id>.Domain; empty: under any name
 
-	MaxClients int           // 0: no limit
-	Startup    time.Duration // for a client to say what it wants; 10 s when 0
-	Login      time.Duration // for a client to prove who it is; 60 s when 0
-	Wait       time.Duration // for a branch that is being made or woken; 10 min when 0
+	MaxClients   int           // that have logged in; 0: no limit
+	MaxStrangers int           // connections of clients that have not logged in; 1000 when 0
+	Startup      time.Duration // for a client to say what it wants; 10 s when 0
+	Login        time.Duration // for a client to prove who it is; 60 s when 0
+	Wait         time.Duration // for a branch that is being made or woken; 10 min when 0
 }
 
 // Proxy serves clients of all branches. It is safe for concurrent use.
 type Proxy struct {
 	Options
-	cancels cancels
-	counts  counts
-	shown   shown
+	cancels   cancels
+	counts    counts
+	shown     shown
+	strangers strangers
 
 	mu       sync.Mutex
 	branches map[string]*branch // that have sessions, or are held
 }
 
 type counts struct {
-	open, accepted, failures, cancels atomic.Int64
+	open, users, accepted, failures, cancels atomic.Int64
 }
 
 // Stats counts since the proxy was made, but for Open.
@@ -94,6 +97,9 @@ func New(o Options) *Proxy {
 	set(&o.Startup, 10*time.Second)
 	set(&o.Login, time.Minute)
 	set(&o.Wait, 10*time.Minute)
+	if o.MaxStrangers == 0 {
+		o.MaxStrangers = 1000
+	}
 	return &Proxy{Options: o, branches: map[string]*branch{}, cancels: cancels{sessions: map[string]*session{}}}
 }
 
@@ -146,7 +152,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 // loop copies for it.
 func (p *Proxy) serve(ctx context.Context, conn net.Conn, by *loop) {
 	p.counts.accepted.Add(1)
-	open := p.counts.open.Add(1)
+	p.counts.open.Add(1)
 	defer p.counts.open.Add(-1)
 	keepAlive(conn)
 	c := newClient(conn)
@@ -155,9 +161,9 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, by *loop) {
 	began := time.Now()
 	log := p.Log.With("peer", c.peer)
 	log.DebugContext(ctx, "connection opened")
-	err := p.talk(ctx, c, open)
-	if f := p.farewell(ctx, err); f != nil {
-		c.say(f)
+	err := p.talk(ctx, c)
+	if f := p.farewell(ctx, err); f != nil && c.say(f) && !errors.Is(err, errCrowded) {
+		c.drain()
 	}
 	log.DebugContext(ctx, "connection closed", "seconds", time.Since(began).Seconds(), "error", err)
 }
@@ -171,23 +177,17 @@ func keepAlive(conn net.Conn) {
 
 // talk is a connection from its first byte to its last, without the farewell
 // that its error stands for.
-func (p *Proxy) talk(ctx context.Context, c *client, open int64) error {
-	unblock := context.AfterFunc(ctx, c.interrupt)
-	start, err := p.hear(ctx, c)
+func (p *Proxy) talk(ctx context.Context, c *client) error {
+	start, login, err := p.meet(ctx, c)
 	if err != nil {
-		unblock()
 		return err
 	}
 	if start.cancel != nil {
-		defer unblock()
 		return p.cancel(ctx, start.cancel)
 	}
-	if p.MaxClients > 0 && open > int64(p.MaxClients) {
-		unblock()
-		return fatalf("53300", "sorry, too many clients already").hinted("The server has a limit of %d connections.", p.MaxClients)
-	}
-	login, err := p.login(ctx, c, start)
-	if unblock(); err != nil {
+	leave, err := p.seat()
+	defer leave()
+	if err != nil {
 		return err
 	}
 	return p.join(ctx, c, start, login)
