@@ -48,7 +48,7 @@ func (p *Proxy) meet(ctx context.Context, c *client) (start *startup, login pgbo
 	if start, err = p.hear(ctx, c); err == nil && start.cancel == nil {
 		login, err = p.login(ctx, c, start)
 	}
-	if !unblock() {
+	if !unblock() && !errors.Is(err, errGone) {
 		err = context.Cause(ctx) // which is why nothing that it said was heard
 	}
 	return start, login, err
