@@ -98,7 +98,7 @@ func (p *port) drop() {
 // send writes what there is room for, and tells how much that was.
 func (p *port) send(b []byte) (n int, err error) {
 	for n < len(b) {
-		m, err := unix.Write(p.fd, b[n:])
+		m, err := send(p.fd, b[n:])
 		switch {
 		case err == nil:
 			n += m
@@ -115,7 +115,7 @@ func (p *port) send(b []byte) (n int, err error) {
 // all that there was (epoll(7)); when more comes, epoll says so.
 func (p *port) Read(b []byte) (int, error) {
 	for p.readable {
-		n, err := unix.Read(p.fd, b)
+		n, err := recv(p.fd, b)
 		switch {
 		case err == nil && n == 0:
 			return 0, io.EOF
