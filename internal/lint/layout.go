@@ -21,7 +21,7 @@ func layers() []Layer {
 	return []Layer{
 		{Name: "nouns", Dirs: []string{"."}},
 		{Name: "leaves", Dirs: []string{
-			"internal/credential", "internal/neonapi", "internal/postgres", "internal/replication",
+			"internal/credential", "internal/link", "internal/neonapi", "internal/postgres", "internal/replication",
 			"internal/sandbox", "internal/source", "internal/volume/...",
 		}},
 		{Name: "services", Dirs: []string{
@@ -81,7 +81,7 @@ func owners() []Owner {
 		{"github.com/xdg-go/scram", []string{"internal/credential"}, "proving a password is done in one place"},
 		{"golang.org/x/sync", []string{"internal/...", "cmd/pgbough"}, "groups and limits of goroutines"},
 		{"golang.org/x/sys", []string{
-			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/postgres",
+			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/link", "internal/postgres",
 			"internal/replication", "internal/sandbox", "internal/volume/...", "cmd/pgbough",
 			"internal/pgproxy", // epoll, and sockets that nobody waits for
 		}, "system calls that package os does not have"},
