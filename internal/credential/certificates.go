@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -82,6 +83,23 @@ func OwnCertificates(ca *CA, log *slog.Logger, names ...string) (*Certificates, 
 	return c, c.renew()
 }
 
+// AskedCertificates are those that next returns, which is asked again and again:
+// one at first, later only when there is another, else nil.
+func AskedCertificates(log *slog.Logger, next func() (*tls.Certificate, error)) (*Certificates, error) {
+	c := &Certificates{log: log}
+	var cert *tls.Certificate
+	var err error
+	c.load = func() (*tls.Certificate, error) { return cert, err }
+	c.due = func(time.Time) bool {
+		cert, err = next()
+		return cert != nil || err != nil
+	}
+	if !c.due(time.Time{}) {
+		return nil, errors.New("there is no certificate")
+	}
+	return c, c.renew()
+}
+
 // renew must be called with c.mu held, or by who makes c.
 func (c *Certificates) renew() error {
 	cert, err := c.load()
@@ -112,6 +130,30 @@ func (c *Certificates) Current(ctx context.Context) *Certificate {
 		}
 	}
 	return c.current
+}
+
+// Portable is a certificate with its key as another process can be told of it.
+type Portable struct {
+	Chain [][]byte // DER
+	Key   []byte   // PKCS #8
+}
+
+// Portable is the certificate for another process, which makes it again.
+func (c *Certificate) Portable() (Portable, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(c.TLS.PrivateKey)
+	if err != nil {
+		return Portable{}, fmt.Errorf("hand on the server's certificate: %w", err)
+	}
+	return Portable{c.TLS.Certificate, key}, nil
+}
+
+// Certificate makes the certificate again.
+func (p Portable) Certificate() (*tls.Certificate, error) {
+	key, err := x509.ParsePKCS8PrivateKey(p.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read the key of the server's certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: p.Chain, PrivateKey: key}, nil
 }
 
 // LookAgain has the next Current look at the files, however soon it comes.

@@ -97,6 +97,12 @@ func (k *Key) Decoys() (*Decoys, error) {
 	return &Decoys{secret}, nil
 }
 
+// DecoysOf are those whose secret Reveal told, in another process.
+func DecoysOf(secret []byte) *Decoys { return &Decoys{secret} }
+
+// Reveal tells the secret, which tells decoys from true verifiers and nothing else.
+func (d *Decoys) Reveal() []byte { return d.secret }
+
 // Verifier is one that no password matches. Its salt is always the same for the
 // same role of the same branch, as that of a real one would be.
 func (d *Decoys) Verifier(branch, role string) Verifier {
