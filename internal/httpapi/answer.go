@@ -125,7 +125,7 @@ func readJSON(r *http.Request, into any) error {
 	case err == nil || errors.Is(err, io.EOF):
 		return nil
 	case errors.As(err, &tooLarge):
-		return pgbough.Errorf(pgbough.EInvalid, "the request's body is larger than %d bytes", tooLarge.Limit)
+		return bodyTooLarge(tooLarge)
 	default:
 		return pgbough.Errorf(pgbough.EInvalid, "the request's body cannot be read: %w", err)
 	}

@@ -30,7 +30,7 @@ func (a *api) health(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
 	defer cancel()
 	status, text := http.StatusOK, "ok\n"
-	if err := a.service.Healthy(ctx); err != nil {
+	if err := a.healthy(ctx); err != nil {
 		status, text = http.StatusServiceUnavailable, "the catalog does not answer; the log of the server says why\n"
 		a.log.ErrorContext(ctx, "the server cannot serve", "error", err)
 	}

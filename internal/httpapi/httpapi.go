@@ -13,6 +13,7 @@
 package httpapi
 
 import (
+	"context"
 	"crypto/rand"
 	"log/slog"
 	"net/http"
@@ -43,7 +44,7 @@ type Options struct {
 // New makes the handler of everything under /api/v2, and of /healthz and
 // /metrics beside it.
 func New(o Options) http.Handler {
-	a := &api{service: o.Service, keys: o.Keys, metrics: o.Metrics, log: o.Log}
+	a := &api{service: o.Service, healthy: o.Service.Healthy, keys: o.Keys, metrics: o.Metrics, log: o.Log}
 	mux := http.NewServeMux()
 	for pattern, handle := range a.handlers() {
 		method, path, _ := strings.Cut(pattern, " ")
@@ -70,6 +71,7 @@ func nothing(_ http.ResponseWriter, r *http.Request) error {
 
 type api struct {
 	service Service
+	healthy func(context.Context) error
 	keys    Keys
 	metrics http.Handler
 	log     *slog.Logger
@@ -144,10 +146,15 @@ func (a *api) outermost(next http.Handler) http.Handler {
 	next = a.withHealth(next)
 	next = a.recovered(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(requestIDHeader, rand.Text())
-		w.Header().Set("Cache-Control", "no-store") // answers hold passwords
-		w.Header().Set("X-Content-Type-Options", "nosniff")
+		head(w.Header())
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// head is what all answers have.
+func head(h http.Header) {
+	h.Set(requestIDHeader, rand.Text())
+	h.Set("Cache-Control", "no-store") // answers hold passwords
+	h.Set("X-Content-Type-Options", "nosniff")
 }

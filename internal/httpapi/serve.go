@@ -27,13 +27,16 @@ type Certificate func(context.Context) *tls.Certificate
 // Serve serves h on l until ctx ends, with TLS to clients that begin with it and
 // plain to the others: both are on one port, so that a client of the same machine
 // needs no certificate wherever l listens. It returns when all that it began has
-// ended, which requests cannot delay for long, and with an error only if l fails.
+// ended, and with an error only if l fails. Requests that run then have a moment to
+// come to their end; whoever answers them should have them do so.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, cert Certificate, log *slog.Logger) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
+	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return requests },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug), // clients that break off or do not trust us
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
@@ -51,6 +54,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, cert Certificate
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if server.Shutdown(last) != nil {
+		cut()
 		_ = server.Close() // long requests are not waited for
 	}
 	serving.Wait()
