@@ -39,6 +39,11 @@ func layers() []Layer {
 			Why:  "it is an edge too, to which clients prove who they are before anything else of the server hears of them",
 		},
 		{
+			Name: "front", Dirs: []string{"internal/front"},
+			Only: []string{".", "internal/credential", "internal/httpapi", "internal/link", "internal/pgproxy"},
+			Why:  "it is both edges in a process without rights, and asks the rest of the server through an interface",
+		},
+		{
 			Name: "commands", Dirs: []string{"cmd/..."},
 			Only: []string{".", "client", "internal/neonapi"},
 			Why:  "a command does nothing that another client of the API could not do",
@@ -72,7 +77,7 @@ func owners() []Owner {
 			"internal/pgproxy", // the messages of the protocol
 		}, "talking to a Postgres"},
 		{"github.com/moby/sys/mountinfo", []string{"internal/volume/...", "internal/sandbox"}, "only the pool and sandboxes mount"},
-		{"github.com/oklog/run", []string{"cmd/pgbough"}, "the server is a group of actors, put together in one place"},
+		{"github.com/oklog/run", []string{"internal/front", "cmd/pgbough"}, "what serves clients is a group of actors, put together in one place"},
 		{"github.com/opencontainers/cgroups", []string{"internal/sandbox"}, "what limits a sandbox is set where it is made"},
 		{"github.com/prometheus/client_golang", []string{"internal/metrics"}, "what is measured is named in one place"},
 		{"github.com/rogpeppe/go-internal", nil, "scripts of the command line are tests"},
@@ -81,7 +86,7 @@ func owners() []Owner {
 		{"github.com/xdg-go/scram", []string{"internal/credential"}, "proving a password is done in one place"},
 		{"golang.org/x/sync", []string{"internal/...", "cmd/pgbough"}, "groups and limits of goroutines"},
 		{"golang.org/x/sys", []string{
-			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/link", "internal/postgres",
+			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/front", "internal/link", "internal/postgres",
 			"internal/replication", "internal/sandbox", "internal/volume/...", "cmd/pgbough",
 			"internal/pgproxy", // epoll, and sockets that nobody waits for
 		}, "system calls that package os does not have"},
@@ -89,6 +94,7 @@ func owners() []Owner {
 		{"golang.org/x/time", []string{"internal/...", "cmd/pgbough"}, "limits of rates"},
 		{"modernc.org/sqlite", []string{"internal/catalog"}, "what is durable is in the catalog, and SQL to it nowhere else"},
 		{"os/exec", []string{
+			"internal/front", // this binary again
 			"internal/postgres", "internal/sandbox", "internal/source", "internal/volume/image", "internal/volume/storage",
 			"internal/volume/zfs", // whose commands are its interface
 			"cmd/pgbough",         // psql, and the command of pgbough run
