@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/branch"
 	"github.com/pgbough/pgbough/internal/credential"
+	"github.com/pgbough/pgbough/internal/front"
 	"github.com/pgbough/pgbough/internal/pgproxy"
 )
 
@@ -44,13 +46,21 @@ func (e *endpointFlags) check() error {
 }
 
 // listen takes the port.
-func (e *endpointFlags) listen() (net.Listener, error) {
-	l, err := net.Listen("tcp", e.proxy)
+func (e *endpointFlags) listen(ctx context.Context) (*net.TCPListener, error) {
+	l, err := listenTCP(ctx, e.proxy)
 	if err != nil {
 		return nil, pgbough.Errorf(pgbough.EConflict, "clients of branches cannot be served on %s: %w", e.proxy, err).
 			WithHint("another server may run; choose another address with --proxy")
 	}
 	return l, nil
+}
+
+func listenTCP(ctx context.Context, address string) (*net.TCPListener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil // what "tcp" is
 }
 
 // endpoint is what connection URIs name. A listener on all addresses is named by
@@ -73,17 +83,20 @@ func named(host string) string {
 	return host
 }
 
-// options are the proxy's, but for its Service. The authority that signs its
-// certificate is in the data directory; clients that verify need what stands in
-// ca.crt beside it.
-func (e *endpointFlags) options(data string, key *credential.Key, log *slog.Logger, listeners ...net.Listener) (pgproxy.Options, error) {
-	o := pgproxy.Options{Log: log, Plain: pgproxy.PlainLoopback, Domain: e.domain, MaxClients: e.clients}
+// options are the front's, as far as it is about how clients reach the server. The
+// authority that signs its certificate is in the data directory; clients that verify
+// need what stands in ca.crt beside it.
+func (e *endpointFlags) options(data string, key *credential.Key, log *slog.Logger, api, clients *net.TCPListener) (front.Options, error) {
+	o := front.Options{
+		Log: log, APIListener: api, ProxyListener: clients,
+		Plain: pgproxy.PlainLoopback, Domain: e.domain, MaxClients: e.clients,
+	}
 	if e.plain {
 		o.Plain = pgproxy.PlainAlways
 	}
 	var err error
 	if o.Decoys, err = key.Decoys(); err == nil {
-		o.TLS, err = e.certificates(data, log, listeners)
+		o.Certificates, err = e.certificates(data, log, []net.Listener{api, clients})
 	}
 	return o, err
 }

@@ -25,6 +25,7 @@ type globals struct {
 func commands(g *globals) []*cobra.Command {
 	return []*cobra.Command{
 		newServerCommand(),
+		newFrontCommand(),
 		newCheckCommand(g),
 		newAttachCommand(g),
 		newProjectCommand(g),

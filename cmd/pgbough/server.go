@@ -4,19 +4,17 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
 
-	"github.com/oklog/run"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -24,10 +22,10 @@ import (
 	"github.com/pgbough/pgbough/internal/branch"
 	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/credential"
+	"github.com/pgbough/pgbough/internal/front"
 	"github.com/pgbough/pgbough/internal/httpapi"
 	"github.com/pgbough/pgbough/internal/metrics"
 	"github.com/pgbough/pgbough/internal/operation"
-	"github.com/pgbough/pgbough/internal/pgproxy"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/sandbox"
 	"github.com/pgbough/pgbough/internal/volume/storage"
@@ -57,7 +55,8 @@ type serverCommand struct {
 	endpoint              endpointFlags
 }
 
-// newServerCommand is `pgbough server`: the one process that does everything.
+// newServerCommand is `pgbough server`: all but what meets strangers, which is a
+// process that it starts (newFrontCommand).
 func newServerCommand() *cobra.Command {
 	c := &serverCommand{}
 	cmd := &cobra.Command{
@@ -66,7 +65,8 @@ func newServerCommand() *cobra.Command {
 		Long: `Runs the server in the foreground. It keeps everything below its data directory,
 serves the API and, on one port for all branches, their clients, and prints "ready"
 with both addresses on stdout when it does. It needs root, to mount the pool and to
-start each Postgres in a sandbox as an unprivileged user.
+start each Postgres in a sandbox as an unprivileged user. What clients say is read by
+a process of its own, without rights: as user pgbough if there is one.
 
 Both addresses are of this machine only. With --proxy 0.0.0.0:7432 other machines
 reach branches too, and with --api 0.0.0.0:7420 the API, both with TLS; ca.crt in the
@@ -94,7 +94,7 @@ Sizes are such as 500M or 20GB, in powers of 1024.`,
 	f.StringVar(&c.poolSize, "pool-size", "", "size of a new pool image, such as 50GB (default: half of what the disk has free)")
 	f.StringVar(&c.poolReserve, "pool-reserve", "", "what branches may not use of the pool, so that the followers can go on (default: 5% of it)")
 	f.BoolVar(&c.sparse, "pool-sparse", false, "do not take a new image's whole size from the disk at once")
-	f.IntVar(&c.uid, "uid", defaultUID, fmt.Sprintf("user and group id that the files of each Postgres belong to; of the %d after it, each Postgres runs as one of its own", sandbox.Spread))
+	f.IntVar(&c.uid, "uid", defaultUID, fmt.Sprintf("user and group id that the files of each Postgres belong to; of the %d after it, each Postgres runs as one of its own, and the one after those speaks with clients, unless there is a user %s", sandbox.Spread, frontUser))
 	c.spares = spareRange{1, 4}
 	f.Var(&c.spares, "spares", "how many spares each project has ready: more while branches are made soon after one another; one number is always so many")
 	f.StringVar(&c.sharedBuffers, "shared-buffers", "128MB", "shared_buffers of each Postgres")
@@ -133,7 +133,7 @@ func (c *serverCommand) run(ctx context.Context, cmd *cobra.Command) error {
 	// A stop that comes while the server still starts ends that start.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	s, err := c.open(ctx, log)
+	s, err := c.open(ctx, cmd.ErrOrStderr(), log)
 	if err != nil {
 		return err
 	}
@@ -148,14 +148,12 @@ type server struct {
 	poolLock *os.File
 	launcher *sandbox.Launcher
 	service  *branch.Service
-	listener net.Listener // of the API
-	clients  net.Listener // of the proxy
-	proxy    *pgproxy.Proxy
-	api      http.Handler
-	tls      *credential.Certificates // of both
+	listener *net.TCPListener // of the API
+	clients  *net.TCPListener // of the proxy
+	front    *front.Host      // which has both listeners
 }
 
-func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, err error) {
+func (c *serverCommand) open(ctx context.Context, stderr io.Writer, log *slog.Logger) (_ *server, err error) {
 	s := &server{}
 	defer func() {
 		if err != nil {
@@ -236,11 +234,11 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 		return nil, err
 	}
 	// The ports are taken before anything is started: two servers do not get in each other's way.
-	if s.listener, err = net.Listen("tcp", c.api); err != nil {
+	if s.listener, err = listenTCP(ctx, c.api); err != nil {
 		return nil, pgbough.Errorf(pgbough.EConflict, "the API cannot listen on %s: %w", c.api, err).
 			WithHint("another server may run; choose another address with --api")
 	}
-	if s.clients, err = c.endpoint.listen(); err != nil {
+	if s.clients, err = c.endpoint.listen(ctx); err != nil {
 		return nil, err
 	}
 	endpoint, err := c.endpoint.endpoint(s.clients)
@@ -248,6 +246,10 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 		return nil, err
 	}
 	options, err := c.endpoint.options(data, key, log, s.listener, s.clients)
+	if err != nil {
+		return nil, err
+	}
+	who, err := frontUserBeside(c.uid)
 	if err != nil {
 		return nil, err
 	}
@@ -264,12 +266,12 @@ func (c *serverCommand) open(ctx context.Context, log *slog.Logger) (_ *server, 
 	if err != nil {
 		return s, err
 	}
-	options.Service = s.service
-	s.proxy = pgproxy.New(options)
-	s.service.SetClients(s.proxy)
-	s.tls = options.TLS
-	s.api = httpapi.New(httpapi.Options{Service: s.service, Keys: s.service, Log: log, Metrics: figures.Handler(
-		s.service, func() metrics.Clients { return metrics.Clients(s.proxy.Stats()) }, log)})
+	options.Service, options.User, options.Debug, options.Stderr = s.service, who, c.debug, stderr
+	options.Command = []string{frontName, data}
+	options.API = httpapi.New(httpapi.Options{Service: s.service, Keys: s.service, Log: log, Metrics: figures.Handler(
+		s.service, func() metrics.Clients { return metrics.Clients(s.front.Stats()) }, log)})
+	s.front = front.New(options)
+	s.service.SetClients(s.front)
 	return s, nil
 }
 
@@ -310,28 +312,13 @@ func apiURL(l net.Listener) string {
 	return "https://" + net.JoinHostPort(named(host), port)
 }
 
-// serve answers the API until ctx ends.
+// serve serves clients until ctx ends.
 func (s *server) serve(ctx context.Context, cmd *cobra.Command, log *slog.Logger) error {
-	var g run.Group
-	done := make(chan struct{})
-	g.Add(func() error {
-		select {
-		case <-ctx.Done():
-		case <-done:
-		}
-		return nil
-	}, func(error) { close(done) })
-	certificate := func(ctx context.Context) *tls.Certificate { return s.tls.Current(ctx).TLS }
-	asked, enough := context.WithCancel(ctx)
-	g.Add(func() error { return httpapi.Serve(asked, s.listener, s.api, certificate, log) }, func(error) { enough() })
-	proxied, farewell := context.WithCancel(context.WithoutCancel(ctx))
-	g.Add(func() error { return s.proxy.Serve(proxied, s.clients) }, func(error) { farewell() })
-	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=%s proxy=%s\n", apiURL(s.listener), s.clients.Addr())
-	log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "proxy", s.clients.Addr().String(), "version", version)
-	if err := g.Run(); err != nil {
-		return fmt.Errorf("serve: %w", err)
+	ready := func() {
+		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready api=%s proxy=%s\n", apiURL(s.listener), s.clients.Addr())
+		log.InfoContext(ctx, "server ready", "api", s.listener.Addr().String(), "proxy", s.clients.Addr().String(), "version", version)
 	}
-	return nil
+	return s.front.Run(ctx, ready)
 }
 
 // close stops what was opened, the last first.
@@ -343,7 +330,7 @@ func (s *server) close(ctx context.Context, log *slog.Logger) error {
 		log.InfoContext(ctx, "stopping every Postgres")
 		errs = append(errs, s.service.Close(ctx, true))
 	}
-	for _, l := range []net.Listener{s.listener, s.clients} {
+	for _, l := range []*net.TCPListener{s.listener, s.clients} {
 		if l != nil {
 			_ = l.Close() // closed already, unless it never served
 		}

@@ -19,6 +19,13 @@ func newUninstallCommand(*globals) *cobra.Command {
 	return linuxOnly("uninstall", "Remove what a server has made, on Linux only")
 }
 
+// newFrontCommand stands for a part of the server.
+func newFrontCommand() *cobra.Command {
+	cmd := linuxOnly("front", "The part of the server that clients speak with")
+	cmd.Hidden = true
+	return cmd
+}
+
 func linuxOnly(name, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:                name,

@@ -6,7 +6,7 @@ func Current() Layout {
 	return Layout{
 		Layers:      layers(),
 		TestSupport: []string{"internal/catalog/catalogtest", "internal/httpapi/httpapitest", "internal/lint", "internal/pgtest", "internal/volume/volumetest", "bench/...", "test/..."},
-		Wiring:      []string{"cmd/pgbough/server.go", "cmd/pgbough/endpoint.go", "cmd/pgbough/uninstall.go"},
+		Wiring:      []string{"cmd/pgbough/server.go", "cmd/pgbough/endpoint.go", "cmd/pgbough/front.go", "cmd/pgbough/uninstall.go"},
 		Exceptions:  exceptions(),
 		Owners:      owners(),
 		Skips: []Skip{
@@ -77,7 +77,7 @@ func owners() []Owner {
 			"internal/pgproxy", // the messages of the protocol
 		}, "talking to a Postgres"},
 		{"github.com/moby/sys/mountinfo", []string{"internal/volume/...", "internal/sandbox"}, "only the pool and sandboxes mount"},
-		{"github.com/oklog/run", []string{"internal/front", "cmd/pgbough"}, "what serves clients is a group of actors, put together in one place"},
+		{"github.com/oklog/run", []string{"internal/front"}, "what serves clients is a group of actors, put together in one place"},
 		{"github.com/opencontainers/cgroups", []string{"internal/sandbox"}, "what limits a sandbox is set where it is made"},
 		{"github.com/prometheus/client_golang", []string{"internal/metrics"}, "what is measured is named in one place"},
 		{"github.com/rogpeppe/go-internal", nil, "scripts of the command line are tests"},
