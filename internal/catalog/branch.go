@@ -10,8 +10,11 @@ import (
 
 const (
 	branchColumns = `id, project_id, name, state, parent_id, parent_lsn, parent_time, volume_id, settled, settings, differences, created_at, expires_at, protected`
-	branchSelect  = `SELECT b.id, b.project_id, b.name, b.state, coalesce(b.parent_id, ''), b.parent_lsn, b.parent_time, b.volume_id, b.settled,
-		b.settings, b.differences, b.created_at, b.expires_at, b.protected, coalesce(e.id, '') FROM branches b LEFT JOIN endpoints e ON e.branch_id = b.id `
+	branchSelect  = branchHead + `b.settings, b.differences, ` + branchTail
+	branchesOf    = branchHead + `'[]', '[]', ` + branchTail + `WHERE b.project_id = ? ORDER BY b.rowid`
+
+	branchHead = `SELECT b.id, b.project_id, b.name, b.state, coalesce(b.parent_id, ''), b.parent_lsn, b.parent_time, b.volume_id, b.settled, `
+	branchTail = `b.created_at, b.expires_at, b.protected, coalesce(e.id, '') FROM branches b LEFT JOIN endpoints e ON e.branch_id = b.id `
 )
 
 func noBranch(idOrName string) *pgbough.Error {
@@ -106,9 +109,10 @@ func (tx *Tx) Branch(projectID, idOrName string) (pgbough.Branch, error) {
 }
 
 // Branches are all branches of a project, the oldest first: parents stand before
-// their children.
+// their children. Their settings and differences, which are most of what is stored
+// of a branch, are left out.
 func (tx *Tx) Branches(projectID string) ([]pgbough.Branch, error) {
-	list, err := all(tx, scanBranch, branchSelect+"WHERE b.project_id = ? ORDER BY b.rowid", projectID)
+	list, err := all(tx, scanBranch, branchesOf, projectID)
 	if err != nil {
 		return nil, fmt.Errorf("read the branches: %w", err)
 	}
@@ -174,7 +178,8 @@ func (c *Catalog) Branch(ctx context.Context, projectID, idOrName string) (pgbou
 }
 
 // Branches are all branches of a project, the oldest first: parents stand before
-// their children.
+// their children. Their settings and differences, which are most of what is stored
+// of a branch, are left out.
 func (c *Catalog) Branches(ctx context.Context, projectID string) ([]pgbough.Branch, error) {
 	return c.read(ctx).Branches(projectID)
 }

@@ -83,6 +83,8 @@ func knowsBranches(t *testing.T, c *Catalog) {
 			continue
 		}
 		must(t, err)
+		b, err := c.Branch(ctx, p.ID, b.ID)
+		must(t, err)
 		got[b.Name] = fmt.Sprint(b.State, " ", b.VolumeID, " ", b.ParentLSN, " ", b.Settled, " ", len(b.Differences), " ", e.ID, " ", e.Awake, " ", e.SuspendAfter)
 		if (b.Name == "awake") != (time.Until(b.ExpiresAt) > 0 || !b.ExpiresAt.IsZero()) {
 			t.Errorf("branch %s expires at %s", b.Name, b.ExpiresAt)
