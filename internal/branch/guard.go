@@ -137,7 +137,7 @@ func (g *guard) stop(ctx context.Context, id, why string) {
 	g.s.log.WarnContext(ctx, "stopping a branch that fills the pool", "volume", id, "why", why)
 	delete(g.seen, id)
 	g.s.stopped.Store(id, why)
-	g.s.measured.Delete(id)
+	g.s.sizes.forget(id)
 	g.s.wg.Go(func() { // others may fill the pool meanwhile
 		if err := g.s.computes.Stop(ctx, id); err != nil {
 			g.s.log.ErrorContext(ctx, "a branch that fills the pool was not stopped", "volume", id, "err", err)

@@ -109,8 +109,8 @@ type Service struct {
 
 	starts chan struct{} // holds a token for each branch that is just being made of a point
 
-	measured sync.Map // measured by volume id
-	stopped  sync.Map // why the guard has stopped its Postgres, by volume id
+	sizes   *sizes
+	stopped sync.Map // why the guard has stopped its Postgres, by volume id
 }
 
 // Open makes the service, and brings everything to what the catalog says:
@@ -134,6 +134,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 
 		knownSettings: map[postgres.Installation]postgres.Known{},
 		secrets:       make(chan quarantine.Secret, secretsAhead),
+		sizes:         newSizes(),
 	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
 	s.engine.Observe(o.Observe)
@@ -144,6 +145,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.wg.Go(s.sweep)
 	s.wg.Go(s.guardDisk)
+	s.wg.Go(s.measureAsleep)
 	s.wg.Go(s.makeSecrets)
 	return s, nil
 }
@@ -307,7 +309,7 @@ func (s *Service) destroy(ctx context.Context, volumeID string) error {
 	if err := s.pool.Destroy(ctx, volumeID); err != nil {
 		return fmt.Errorf("destroy volume %s: %w", volumeID, err)
 	}
-	s.measured.Delete(volumeID)
+	s.sizes.removed(volumeID)
 	s.stopped.Delete(volumeID)
 	return os.RemoveAll(filepath.Join(s.runDir, volumeID))
 }

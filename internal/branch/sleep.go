@@ -78,7 +78,8 @@ func (s *Service) startCompute(ctx context.Context, r *computeRun) error {
 }
 
 // Suspend stops the Postgres of a branch until somebody connects. Whoever is
-// connected is told so. There is no operation if it sleeps already.
+// connected is told so. There is no operation if it sleeps already. The answer has
+// no sizes.
 func (s *Service) Suspend(ctx context.Context, project, branch string) (pgbough.BranchView, pgbough.Operation, error) {
 	return s.turn(ctx, project, branch, "suspend_compute", pgbough.ComputeIdle)
 }
@@ -102,10 +103,10 @@ func (s *Service) turn(ctx context.Context, project, branch, kind string, want p
 	case b.State != pgbough.BranchReady:
 		return pgbough.BranchView{}, none, pgbough.Errorf(pgbough.ELocked, "branch %s is %s", b.Name, b.State).WithHint("pgbough ops shows how far it is")
 	case s.computes.State(b.VolumeID).State == want:
-		return s.view(ctx, p, b), none, nil
+		return s.unsized(ctx, p, b), none, nil
 	}
 	op, err := s.engine.Start(ctx, kind, operation.Request{ProjectID: p.ID, BranchID: b.ID})
-	return s.view(ctx, p, b), op, err
+	return s.unsized(ctx, p, b), op, err
 }
 
 // SetClients tells the service who knows the clients of branches.
@@ -159,8 +160,11 @@ func (s *Service) spec(ctx context.Context, p pgbough.Project, b pgbough.Branch,
 	}
 	spec := compute.Spec{
 		ID: b.VolumeID, BranchID: b.ID, Name: b.Name, SuspendAfter: e.SuspendAfter, Asleep: !e.Awake && b.Settled && !runs,
-		Config: func(ctx context.Context) (postgres.Config, error) { return s.branchConfig(ctx, p, b.ID, b.VolumeID) },
-		Busy:   func() bool { return s.isSettling(b.ID) },
+		Config: func(ctx context.Context) (postgres.Config, error) {
+			s.sizes.started(b.VolumeID)
+			return s.branchConfig(ctx, p, b.ID, b.VolumeID)
+		},
+		Busy: func() bool { return s.isSettling(b.ID) },
 	}
 	if !spec.Asleep && !e.Awake {
 		err = s.catalog.SetAwake(ctx, b.ID)

@@ -93,7 +93,7 @@ func (s *Service) Pool(ctx context.Context) (pgbough.PoolStatus, error) {
 		if o, ok := owners[e.ID]; ok {
 			v.Known, v.Branch = true, o
 		}
-		if u, err := s.usage(ctx, e.ID); err == nil {
+		if u, err := s.listed(ctx, e.ID); err == nil {
 			v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
 		}
 		st.Volumes = append(st.Volumes, v)
@@ -217,7 +217,7 @@ func (s *Service) Branches(ctx context.Context, project string) ([]pgbough.Branc
 	}
 	views := make([]pgbough.BranchView, 0, len(branches))
 	for _, b := range branches {
-		views = append(views, s.sized(ctx, s.unsizedWith(p, b, endpoints[b.ID])))
+		views = append(views, sized(ctx, s.unsizedWith(p, b, endpoints[b.ID]), s.listed))
 	}
 	return views, nil
 }
@@ -252,15 +252,15 @@ func (s *Service) Unsized(ctx context.Context, project, branch string) (pgbough.
 
 // view is a branch as it is now.
 func (s *Service) view(ctx context.Context, p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
-	return s.sized(ctx, s.unsized(ctx, p, b))
+	return sized(ctx, s.unsized(ctx, p, b), s.usage)
 }
 
-// sized adds to a branch what it takes in the pool.
-func (s *Service) sized(ctx context.Context, v pgbough.BranchView) pgbough.BranchView {
+// sized adds to a branch what it takes in the pool, as measure tells it.
+func sized(ctx context.Context, v pgbough.BranchView, measure func(context.Context, string) (volume.Usage, error)) pgbough.BranchView {
 	if v.VolumeID == "" {
 		return v
 	}
-	if u, err := s.usage(ctx, v.VolumeID); err == nil {
+	if u, err := measure(ctx, v.VolumeID); err == nil {
 		v.OwnBytes, v.LogicalBytes = u.OwnBytes, u.LogicalBytes
 	}
 	return v
@@ -268,9 +268,14 @@ func (s *Service) sized(ctx context.Context, v pgbough.BranchView) pgbough.Branc
 
 func (s *Service) unsized(ctx context.Context, p pgbough.Project, b pgbough.Branch) pgbough.BranchView {
 	e, _ := s.catalog.Endpoint(ctx, b.ID) // the root has none
-	return s.unsizedWith(p, b, e)
+	v := s.unsizedWith(p, b, e)
+	if vol, err := s.pool.Get(b.VolumeID); err == nil {
+		v.Path = vol.Dir
+	}
+	return v
 }
 
+// unsizedWith is also without the path, for which the pool would have to be asked.
 func (s *Service) unsizedWith(p pgbough.Project, b pgbough.Branch, e pgbough.Endpoint) pgbough.BranchView {
 	c := s.computes.State(b.VolumeID)
 	v := pgbough.BranchView{
@@ -292,10 +297,6 @@ func (s *Service) unsizedWith(p pgbough.Project, b pgbough.Branch, e pgbough.End
 	}
 	if b.VolumeID == "" {
 		v.Compute = pgbough.ComputeInit
-		return v
-	}
-	if vol, err := s.pool.Get(b.VolumeID); err == nil {
-		v.Path = vol.Dir
 	}
 	return v
 }
@@ -317,26 +318,6 @@ func (s *Service) branchNotes(b pgbough.Branch, state compute.State) []string {
 		notes = append(notes, fmt.Sprintf("%d times a process was not started, since it had as many as its limit of %d allows", state.Refusals, s.limits.Processes))
 	}
 	return notes
-}
-
-// usageAge is how old a measured usage may be: measuring looks at every extent
-// of every file, some 0.1 s for a volume, and lists ask for all of them.
-const usageAge = 3 * time.Second
-
-type measured struct {
-	at    time.Time
-	usage volume.Usage
-}
-
-func (s *Service) usage(ctx context.Context, volumeID string) (volume.Usage, error) {
-	if m, ok := s.measured.Load(volumeID); ok && time.Since(m.(measured).at) < usageAge {
-		return m.(measured).usage, nil
-	}
-	u, err := s.pool.Usage(ctx, volumeID)
-	if err == nil {
-		s.measured.Store(volumeID, measured{time.Now(), u})
-	}
-	return u, err
 }
 
 // Roles lists the login roles of a branch with their passwords.

@@ -355,6 +355,19 @@ func (c *Computes) Running() []string {
 	return ids
 }
 
+// Sleeping are the ids of the volumes of all computes that are asleep.
+func (c *Computes) Sleeping() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []string
+	for id, k := range c.all {
+		if k.look().phase == asleep {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // Wakes counts the computes that were woken, since New.
 func (c *Computes) Wakes() int64 {
 	c.mu.Lock()
