@@ -53,13 +53,15 @@ type options struct {
 	repeats    int
 	window     time.Duration
 	arrivals   time.Duration
+	atRest     int // branches
+	atWork     int // branches that are awake
 	keep       bool
 }
 
 // rowNames are what --rows may choose, in the order in which they are measured.
 // What is not the create row is measured at the main size only.
 func rowNames() []string {
-	return []string{"create", "burst", "arrivals", "refill", "bytes", "lag", "production", "pgbench", "pools", "proxy", "compare"}
+	return []string{"create", "burst", "arrivals", "refill", "bytes", "lag", "production", "pgbench", "pools", "proxy", "compare", "wake", "depth", "awake", "rest"}
 }
 
 func main() {
@@ -98,6 +100,8 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.repeats, "repeats", 3, "pgbench runs of each kind and side")
 	f.DurationVar(&o.window, "window", time.Minute, "how long the lag and what production pays are watched")
 	f.DurationVar(&o.arrivals, "arrivals", 15*time.Minute, "how long branches are asked for at random, every 30 s in the mean")
+	f.IntVar(&o.atRest, "at-rest", 1000, "branches that are there, asleep, while creating and listing are measured")
+	f.IntVar(&o.atWork, "awake", 50, "branches that are awake while their memory is measured")
 	f.BoolVar(&quick, "quick", false, "a smoke run of a few minutes: 0.1 GB, few samples, little debt; its numbers mean nothing")
 	f.BoolVar(&o.keep, "keep", false, "leave the directory with all logs there")
 	if err := f.Parse(args); err != nil {
@@ -106,6 +110,7 @@ func parse(args []string) (options, error) {
 	if quick {
 		sizes, o.mainSize, o.samples, o.recovers, o.debt = "0.1", 0.1, 3, 1, 100
 		o.slice, o.repeats, o.window, o.arrivals = 4*time.Second, 1, 10*time.Second, 40*time.Second
+		o.atRest, o.atWork = 2*few, 4
 	}
 	o.debt <<= 20
 	o.serverArgs = strings.Fields(serverArgs)
@@ -124,6 +129,9 @@ func parse(args []string) (options, error) {
 			return o, fmt.Errorf("--rows: there is no row %q; there are %s", r, strings.Join(rowNames(), ", "))
 		}
 		o.rows = append(o.rows, r)
+	}
+	if o.atRest <= few || o.atWork < 1 {
+		return o, fmt.Errorf("--at-rest is more than %d, --awake at least 1", few)
 	}
 	if o.samples < 1 || o.recovers < 1 || o.repeats < 3 && !quick {
 		return o, errors.New("--samples and --recovers are at least 1, --repeats at least 3")

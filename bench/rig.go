@@ -61,6 +61,10 @@ func measure(ctx context.Context, o options, size float64, r *report) (err error
 		{"pools", g.pools},
 		{"proxy", g.proxied},
 		{"compare", g.compare},
+		{"wake", g.wake},
+		{"depth", g.depth},
+		{"awake", g.awake},
+		{"rest", g.rest},
 	} {
 		if !o.measures(m.name, size) {
 			continue
@@ -117,7 +121,7 @@ func (g *rig) open(ctx context.Context) (err error) {
 	if err := g.server.spare(ctx); err != nil {
 		return err
 	}
-	if !g.any("create", "burst", "arrivals", "pgbench", "pools", "compare") {
+	if !g.any("create", "burst", "arrivals", "pgbench", "pools", "proxy", "compare", "wake", "depth") {
 		return nil
 	}
 	return g.controls(ctx)
