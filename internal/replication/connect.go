@@ -95,7 +95,14 @@ func parseReason(connString string, err error) string {
 			return ": it is not a valid URI (characters such as @, / and % of a password are written as %40, %2F and %25)"
 		}
 	}
-	return ": " + reason.Error()
+	switch text := reason.Error(); {
+	case strings.Contains(text, `missing "="`):
+		return ": a word in it has no \"=\" (a password with blanks is written in 'single quotes')"
+	case strings.ContainsAny(text, "\"'`"):
+		return "" // it repeats what it could not read
+	default:
+		return ": " + text
+	}
 }
 
 // requirePrimary refuses a standby. Version 14 and later report in_hot_standby

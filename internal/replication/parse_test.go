@@ -314,3 +314,28 @@ func FuzzErrorWatch(f *testing.F) {
 		}
 	})
 }
+
+// FuzzConnString: what is said of a connection string that cannot be read shows
+// nothing of its password, however badly that is written.
+func FuzzConnString(f *testing.F) {
+	const password = "sekretOfFollower"
+	f.Add("", "", true)
+	f.Add("a b='", "' port=x", false)
+	f.Add("x port=", "", false)
+	f.Add("x sslmode=", "", false)
+	f.Add("x connect_timeout=", "", false)
+	f.Add("x ", "", false)
+	f.Add("p@ss/", "#?port=", true)
+	f.Add("p@db1/shop?port=", "", true)
+	f.Add("%zz", "%", true)
+	f.Add(`\' host=`, ` hostaddr=`, false)
+	f.Fuzz(func(t *testing.T, before, after string, uri bool) {
+		text := "host=db1 user=follower password=" + before + password + after + " dbname=shop"
+		if uri {
+			text = "postgresql://follower:" + before + password + after + "@db1/shop"
+		}
+		if _, err := parseConfig(text, "test"); err != nil && strings.Contains(err.Error(), password) {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
+}
