@@ -68,6 +68,7 @@ func (s *server) runDir(volume string) string { return filepath.Join(s.data(), "
 
 func (s *server) start(ctx context.Context) (err error) {
 	log := filepath.Join(s.dir, "server.log")
+	earlier := len(readText(log))
 	if s.process, err = launch(nil, log, s.binary, s.args...); err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func (s *server) start(ctx context.Context) (err error) {
 			return false, fmt.Errorf("the server ended: %s", s.process.tail(5))
 		}
 		b, err := os.ReadFile(log)
-		return strings.HasPrefix(last(string(b), 1), "ready ") || strings.Contains(string(b), "\nready "), err
+		return strings.Contains("\n"+string(b[min(earlier, len(b)):]), "\nready "), err
 	})
 }
 
