@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,6 +38,8 @@ func (s *server) poolVolumes() []volumeJSON {
 	return p.Pool.Volumes
 }
 
+var postmasterInside = regexp.MustCompile(`(?m)^NSpid:.*\t2$`)
+
 // postmasters are the postmasters of this server's volumes, by volume id. They
 // are looked for on the machine, not asked of the server: its sandboxes show
 // the volume in cluster_name and have this data directory's file system as /pgdata.
@@ -57,6 +60,10 @@ func (s *server) postmasters() map[string][]int {
 		_, id, ok := strings.Cut(args[len(args)-1], "cluster_name=pgbough/")
 		var pid int
 		if _, err := fmt.Sscanf(path, "/proc/%d/cmdline", &pid); err != nil || !ok {
+			continue
+		}
+		// What it has just forked still has its command line; the postmaster is 2 inside.
+		if status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); !postmasterInside.Match(status) {
 			continue
 		}
 		var data unix.Stat_t
