@@ -50,6 +50,13 @@ func (c *Catalog) SaveOperation(ctx context.Context, op pgbough.Operation) error
 	return c.Tx(ctx, func(tx *Tx) error { return tx.SaveOperation(op) })
 }
 
+// SaveSoon is SaveOperation without waiting for the disk: the end of the process
+// loses nothing. A power cut may, unless something was written durably since, for
+// both are in the same log.
+func (c *Catalog) SaveSoon(ctx context.Context, op pgbough.Operation) error {
+	return c.write(ctx, c.lazy, func(tx *Tx) error { return tx.SaveOperation(op) })
+}
+
 // SaveProgress writes the progress of a known operation that is not done. It
 // does not wait for the disk: the end of the process loses nothing, a power cut
 // may, and nothing depends on it. The next durable write makes it durable too,

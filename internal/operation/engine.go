@@ -15,6 +15,9 @@ import (
 type Store interface {
 	// SaveOperation writes op, a new or a known one. It is durable on return.
 	SaveOperation(ctx context.Context, op pgbough.Operation) error
+	// SaveSoon is SaveOperation of a known one that does not wait for the disk: it
+	// survives the end of the process, and a power cut once something else was saved.
+	SaveSoon(ctx context.Context, op pgbough.Operation) error
 	// SaveProgress writes op, a known one. It survives the end of the process,
 	// but a power cut may lose it.
 	SaveProgress(ctx context.Context, op pgbough.Operation) error

@@ -147,7 +147,10 @@ func (j *job) forward(op pgbough.Operation) bool {
 		return j.failed(i, began, err)
 	}
 	keep := j.persist
-	if s.lazy {
+	switch {
+	case s.lazy && i+1 == len(j.kind.steps):
+		keep = j.persistSoon
+	case s.lazy:
 		keep = j.remember
 	}
 	if !keep(func(op *pgbough.Operation) {
@@ -264,12 +267,21 @@ func (j *job) call(place string, f func() error) (err error) {
 // succeeds: nothing goes on that is not durable. It returns false when the
 // Engine closes before. It is called by the goroutine of run only, while no step runs.
 func (j *job) persist(change func(*pgbough.Operation)) bool {
+	return j.persistBy(j.engine.store.SaveOperation, change)
+}
+
+// persistSoon is persist without waiting for the disk.
+func (j *job) persistSoon(change func(*pgbough.Operation)) bool {
+	return j.persistBy(j.engine.store.SaveSoon, change)
+}
+
+func (j *job) persistBy(write writeFunc, change func(*pgbough.Operation)) bool {
 	raw, err := json.Marshal(j.state)
 	if err != nil {
 		j.log.ErrorContext(j.ctx, "the state of an operation cannot be written; what was stored before stays", "err", err)
 	}
 	for failures := 0; ; failures++ {
-		err := j.save(j.ctx, func(op *pgbough.Operation) {
+		err := j.save(j.ctx, write, func(op *pgbough.Operation) {
 			if raw != nil {
 				op.State = raw
 			}
@@ -303,19 +315,40 @@ func (j *job) remember(change func(*pgbough.Operation)) bool {
 
 // save makes a change of the operation durable, then shows it. The end of ctx
 // does not break it off, so that its outcome is always known.
-func (j *job) save(ctx context.Context, change func(*pgbough.Operation)) error {
+func (j *job) save(ctx context.Context, write writeFunc, change func(*pgbough.Operation)) error {
 	j.saving.Lock()
 	defer j.saving.Unlock()
-	return j.saveLocked(ctx, change)
+	return j.saveLocked(ctx, write, change)
 }
 
-func (j *job) saveLocked(ctx context.Context, change func(*pgbough.Operation)) error {
+// writeFunc writes an operation to the Store.
+type writeFunc func(context.Context, pgbough.Operation) error
+
+func (j *job) saveLocked(ctx context.Context, write writeFunc, change func(*pgbough.Operation)) error {
 	op := j.after(change)
-	if err := j.engine.store.SaveOperation(context.WithoutCancel(ctx), op); err != nil {
+	if err := write(context.WithoutCancel(ctx), op); err != nil {
 		return err
 	}
 	j.show(op)
 	return nil
+}
+
+// saveIn shows what write makes durable: it calls now for the operation with the
+// state as it is then, unless there is nothing to save.
+func (j *job) saveIn(ctx context.Context, write func(ctx context.Context, now func() (pgbough.Operation, error)) error) error {
+	j.saving.Lock()
+	defer j.saving.Unlock()
+	var op *pgbough.Operation
+	err := write(context.WithoutCancel(ctx), func() (pgbough.Operation, error) {
+		raw, err := json.Marshal(j.state)
+		now := j.after(func(op *pgbough.Operation) { op.State = raw })
+		op = &now
+		return now, err
+	})
+	if err == nil && op != nil {
+		j.show(*op)
+	}
+	return err
 }
 
 // after is the operation as a change leaves it.
@@ -373,7 +406,7 @@ func (j *job) stop(ctx context.Context) error {
 	if op.Status.Done() || op.Step >= j.kind.final {
 		return refuseCancel(op)
 	}
-	err := j.saveLocked(ctx, func(op *pgbough.Operation) {
+	err := j.saveLocked(ctx, j.engine.store.SaveOperation, func(op *pgbough.Operation) {
 		op.Status = pgbough.OperationUndoing
 		op.Progress = pgbough.Progress{Message: "undoing what was done"}
 	})

@@ -16,6 +16,7 @@ type memory struct {
 	order    []string
 	saves    int
 	progress int
+	soon     int
 	fail     error // of saves
 	onSave   func(pgbough.Operation)
 }
@@ -34,6 +35,14 @@ func (m *memory) SaveOperation(ctx context.Context, op pgbough.Operation) error 
 		m.onSave(op)
 	}
 	return ctx.Err()
+}
+
+func (m *memory) SaveSoon(_ context.Context, op pgbough.Operation) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.soon++
+	m.put(op)
+	return nil
 }
 
 func (m *memory) SaveProgress(_ context.Context, op pgbough.Operation) error {

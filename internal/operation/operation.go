@@ -42,8 +42,8 @@ type Step[S any] struct {
 	// steps after it are tried again.
 	Final bool
 	// Lazy steps are saved with the next one, which is quicker: when the process
-	// dies before, both run again. The last step and one before a Final step are
-	// saved in any case.
+	// dies before, both run again. One before a Final step is saved in any case. The
+	// last step is saved without waiting for the disk: it may run again after a power cut.
 	Lazy bool
 }
 
@@ -67,7 +67,7 @@ func (r *Run[S]) Progress(p pgbough.Progress) { r.job.progress(p) }
 // Note durably keeps with the running step what a person has to do, since the
 // step cannot; it does not fail for that.
 func (r *Run[S]) Note(ctx context.Context, text string) error {
-	return r.job.save(ctx, func(op *pgbough.Operation) { op.Steps[op.Step].Note = text })
+	return r.job.save(ctx, r.job.engine.store.SaveOperation, func(op *pgbough.Operation) { op.Steps[op.Step].Note = text })
 }
 
 // Save makes State durable in the middle of a step.
@@ -76,7 +76,19 @@ func (r *Run[S]) Save(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("save the state of operation %s: %w", r.ID, err)
 	}
-	return r.job.save(ctx, func(op *pgbough.Operation) { op.State = raw })
+	return r.job.save(ctx, r.job.engine.store.SaveOperation, func(op *pgbough.Operation) { op.State = raw })
+}
+
+// Passes calls the failpoint at a place in the middle of the step.
+func (r *Run[S]) Passes(place string) {
+	r.job.engine.failpoint(r.job.kind.name + "/" + r.job.kind.steps[r.job.now().Step].name + "/" + place)
+}
+
+// SaveIn makes State durable in the middle of a step together with what write
+// writes. It calls now, once State is what it should be, and writes the operation
+// that it gets; where it does not call it, nothing is to be saved.
+func (r *Run[S]) SaveIn(ctx context.Context, write func(ctx context.Context, now func() (pgbough.Operation, error)) error) error {
+	return r.job.saveIn(ctx, write)
 }
 
 // Kind is what an Engine knows of one kind of operation.
@@ -105,7 +117,7 @@ func Define[S any](name string, steps ...Step[S]) Kind {
 			k.final = min(k.final, i)
 		}
 		k.steps = append(k.steps, step{
-			name: s.Name, lazy: s.Lazy && i+1 < len(steps) && !steps[i+1].Final, do: forget(s.Do), undo: forget(s.Undo),
+			name: s.Name, lazy: s.Lazy && (i+1 == len(steps) || !steps[i+1].Final), do: forget(s.Do), undo: forget(s.Undo),
 		})
 	}
 	k.encode = func(state any) ([]byte, error) {
