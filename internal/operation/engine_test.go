@@ -521,3 +521,41 @@ func TestFailpoints(t *testing.T) {
 		})
 	}
 }
+
+// A step's state can be saved with what somebody else writes, or not at all; the end
+// of a last step that is lazy is written without waiting.
+func TestSaveInAndSoon(t *testing.T) {
+	var did journal
+	store := newMemory()
+	none := func(context.Context, func() (pgbough.Operation, error)) error { return nil }
+	steps := did.steps(map[string]doFunc{"b": func(ctx context.Context, r *Run[toy]) error {
+		if err := r.SaveIn(ctx, none); err != nil {
+			return err
+		}
+		return r.SaveIn(ctx, func(ctx context.Context, now func() (pgbough.Operation, error)) error {
+			r.State.Trace = "with it"
+			op, err := now()
+			if err != nil {
+				return err
+			}
+			return store.SaveOperation(ctx, op)
+		})
+	}}, nil)
+	steps[1].Lazy, steps[2].Lazy = true, true
+	e := open(t, store, nil, Define("toy", steps...))
+	var traces []string
+	store.onSave = func(op pgbough.Operation) {
+		traces = append(traces, fmt.Sprint(op.Step, strings.Contains(string(op.State), "with it")))
+	}
+	op, err := e.Wait(t.Context(), start(t, e, "toy", Request{}).ID)
+	if err != nil || op.Status != pgbough.OperationFinished {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	e.Close()
+	if diff := cmp.Diff([]string{"0 false", "1 false", "1 true"}, traces); diff != "" {
+		t.Errorf("durable writes:\n%s", diff)
+	}
+	if stored, err := store.Operation(t.Context(), op.ID); err != nil || stored.Status != pgbough.OperationFinished || store.soon != 1 {
+		t.Errorf("%d writes that do not wait, and the store has %+v, %v", store.soon, stored, err)
+	}
+}
