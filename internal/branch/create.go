@@ -45,14 +45,14 @@ type createRun = operation.Run[createState]
 // createKind makes a branch of exactly now: production is asked where it is, a
 // spare is taken, waits until it has replayed that, is cut from its relay,
 // promoted and quarantined; it is the branch. Whoever waits for it waits for each
-// write of the catalog, so there is none between take and publish.
+// write of the catalog, so there are two: that a spare is taken, and that it is the branch.
 func (s *Service) createKind() operation.Kind {
 	return operation.Define("create_branch",
-		operation.Step[createState]{Name: "take", Do: s.takeSpare, Undo: s.dropTaken},
+		operation.Step[createState]{Name: "take", Lazy: true, Do: s.takeSpare, Undo: s.dropTaken},
 		operation.Step[createState]{Name: "catch_up", Lazy: true, Do: s.reach},
 		operation.Step[createState]{Name: "promote", Lazy: true, Do: ofSpare(s.promote)},
 		operation.Step[createState]{Name: "quarantine", Lazy: true, Do: ofSpare(s.quarantine)},
-		operation.Step[createState]{Name: "publish", Do: ofSpare(s.publish)},
+		operation.Step[createState]{Name: "publish", Lazy: true, Do: ofSpare(s.publish)},
 	)
 }
 
@@ -84,19 +84,13 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 		if ok, err := s.served(ctx, r, waited); ok || err != nil {
 			return err
 		}
-		spare, ok, err := s.catalog.TakeSpare(ctx, r.ProjectID, r.ID)
-		if err != nil {
+		dead, err := s.takeReady(ctx, r, f)
+		if err != nil || r.State.VolumeID != "" {
 			return err
 		}
-		if ok {
-			if _, alive := f.Spare(spare.VolumeID); alive {
-				r.State.VolumeID, r.State.TakenAt = spare.VolumeID, time.Now()
-				r.State.Boot, err = bootID()
-				s.spareTaken(r.ProjectID)
-				return err
-			}
-			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", spare.VolumeID)
-			if err := s.removeSpare(ctx, r.ProjectID, spare.VolumeID); err != nil {
+		if dead != "" {
+			s.log.WarnContext(ctx, "a ready spare does not run; taking another", "volume", dead)
+			if err := s.removeSpare(ctx, r.ProjectID, dead); err != nil {
 				return err
 			}
 			continue
@@ -119,6 +113,41 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 			return err
 		}
 	}
+}
+
+// takeReady reserves a ready spare, and saves that with what production has
+// answered. One that does not run is dead, and reserved as well.
+func (s *Service) takeReady(ctx context.Context, r *createRun, f *follower.Follower) (dead string, err error) {
+	boot, err := bootID()
+	if err != nil {
+		return "", err
+	}
+	err = r.SaveIn(ctx, func(ctx context.Context, now func() (pgbough.Operation, error)) error {
+		return s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
+			spare, ok, err := tx.TakeSpare(r.ProjectID, r.ID)
+			if err != nil || !ok {
+				return err
+			}
+			if _, alive := f.Spare(spare.VolumeID); !alive {
+				dead = spare.VolumeID
+				return nil
+			}
+			r.State.VolumeID, r.State.TakenAt, r.State.Boot = spare.VolumeID, time.Now(), boot
+			op, err := now()
+			if err != nil {
+				return err
+			}
+			return tx.SaveOperation(op)
+		})
+	})
+	if err != nil {
+		r.State.VolumeID = "" // it is not known to be taken
+		return "", err
+	}
+	if r.State.VolumeID != "" {
+		s.spareTaken(r.ProjectID)
+	}
+	return dead, nil
 }
 
 // ask asks production where it is, after the request, once for the operation.
@@ -221,9 +250,6 @@ func (s *Service) catchUp(ctx context.Context, r *createRun) error {
 	go func() { defer close(opened); s.openQuarantine(ctx, r.ProjectID, spare.Server) }()
 	err = spare.WaitReplay(ctx, r.State.Asked, short)
 	<-opened
-	if err == nil {
-		s.rehearse(s.ctx, r.State.VolumeID)
-	}
 	if f, ferr := s.followerOf(r.ProjectID); ferr == nil && (errors.Is(err, follower.ErrStalled) || errors.Is(err, context.DeadlineExceeded)) {
 		st := f.Status()
 		return pgbough.Errorf(pgbough.EUnreachable, "the spare does not reach production's position %s: the follower is %s (%s), %d bytes behind", r.State.Asked, st.State, st.Reason, st.LagBytes).
@@ -281,6 +307,9 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 	// The manifest is written meanwhile: from the promotion on the volume is the branch's.
 	marked := make(chan error, 1)
 	go func() { marked <- s.pool.SetRole(ctx, r.State.VolumeID, pointRole(r), r.BranchID) }()
+	if spare.CutOff(ctx) {
+		s.lookAhead(s.ctx, r.State.VolumeID)
+	}
 	cut, err := spare.Promote(ctx)
 	if err := errors.Join(err, <-marked); err != nil {
 		return err

@@ -79,10 +79,11 @@ func (s *Service) runQuarantine(ctx context.Context, p pgbough.Project, server *
 	return quarantine.Run(ctx, s.quarantineOptions(p, server))
 }
 
-// rehearse lets the quarantine that was opened before get ready.
-func (s *Service) rehearse(ctx context.Context, volumeID string) {
+// lookAhead lets the quarantine that was opened before look at a spare that has
+// replayed all that it ever will.
+func (s *Service) lookAhead(ctx context.Context, volumeID string) {
 	if q, ok := s.opened.Load(volumeID); ok {
-		q.(*quarantine.Quarantine).Rehearse(ctx)
+		q.(*quarantine.Quarantine).LookAhead(ctx)
 	}
 }
 

@@ -212,6 +212,37 @@ func (s *Standby) replayed(ctx context.Context, lsn pgbough.LSN) (there bool, at
 	return there, at, err
 }
 
+// catchUpPatience is how long CutOff waits for the last records to be replayed.
+const catchUpPatience = 20 * time.Millisecond
+
+// CutOff cuts it from its upstream for good, so that it can only be promoted. It
+// tells whether everything is replayed now that ever will be. It is false, too,
+// where that is not known, or WAL ends within a record.
+func (s *Standby) CutOff(ctx context.Context) bool {
+	s.Relay.Hush()
+	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
+	defer cancel()
+	for {
+		all, err := s.replayedAll(ctx)
+		if all || err != nil || !wait(ctx, replayPoll) {
+			return all && err == nil
+		}
+	}
+}
+
+// replayedAll compares with what the relay has passed on: what is in the socket
+// still, the standby does not know of.
+func (s *Standby) replayedAll(ctx context.Context) (all bool, err error) {
+	delivered, ok := s.Relay.Delivered()
+	if !ok {
+		return false, errors.New("it is not known what the relay has passed on")
+	}
+	err = s.ask(ctx, func(c *pgx.Conn) error {
+		return c.QueryRow(ctx, "SELECT coalesce(pg_last_wal_replay_lsn() = $1::text::pg_lsn, false)", delivered.String()).Scan(&all)
+	})
+	return all, err
+}
+
 // Promote cuts it from its upstream and makes it a primary on a timeline of its
 // own. Whatever it had received is part of it. Promoting a promoted one returns
 // the same cut.

@@ -79,11 +79,6 @@ func (r *Run[S]) Save(ctx context.Context) error {
 	return r.job.save(ctx, r.job.engine.store.SaveOperation, func(op *pgbough.Operation) { op.State = raw })
 }
 
-// Passes calls the failpoint at a place in the middle of the step.
-func (r *Run[S]) Passes(place string) {
-	r.job.engine.failpoint(r.job.kind.name + "/" + r.job.kind.steps[r.job.now().Step].name + "/" + place)
-}
-
 // SaveIn makes State durable in the middle of a step together with what write
 // writes. It calls now, once State is what it should be, and writes the operation
 // that it gets; where it does not call it, nothing is to be saved.

@@ -136,17 +136,27 @@ func (s *session) cutDatabase(ctx context.Context, c contents) ([]pgbough.Differ
 	if err != nil {
 		return nil, err
 	}
-	diffs = append(diffs, more...)
+	return append(append(diffs, more...), c.emptied(s.database)...), nil
+}
+
+// nothingToCut tells that nothing in this database has to be changed.
+func (c contents) nothingToCut() bool {
+	return len(c.Wrappers)+len(c.Servers)+len(c.Mappings)+len(c.Tables)+len(c.Subscribed)+len(c.Policies) == 0 && !c.Sampled
+}
+
+// emptied are the tables of this database that have lost their rows.
+func (c contents) emptied(database string) []pgbough.Difference {
+	var diffs []pgbough.Difference
 	for _, name := range c.Unlogged.Names {
 		diffs = append(diffs, pgbough.Difference{
-			Kind: "unlogged_table", Object: name, DB: s.database, Action: "emptied",
+			Kind: "unlogged_table", Object: name, DB: database, Action: "emptied",
 			Reason: "its rows are not in production's WAL, so no copy of production has them",
 		})
 	}
 	if more := c.Unlogged.Count - len(c.Unlogged.Names); more > 0 {
-		diffs = append(diffs, moreOf("unlogged_table", s.database, "emptied", more))
+		diffs = append(diffs, moreOf("unlogged_table", database, "emptied", more))
 	}
-	return diffs, nil
+	return diffs
 }
 
 func (s *session) cutForeign(b *pgx.Batch, c contents) []pgbough.Difference {

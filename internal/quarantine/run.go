@@ -57,8 +57,12 @@ type Quarantine struct {
 	mu     sync.Mutex
 	others map[string]*session
 
-	rehearsal sync.WaitGroup
-	over      bool // nothing is rehearsed any more; guarded by mu
+	looking sync.WaitGroup
+	over    bool // there is no further LookAhead; guarded by mu
+
+	saw   sync.Mutex          // guards what the goroutines of LookAhead have seen, which is for good
+	ahead *cluster            // nil: nothing
+	found map[string]contents // by database
 }
 
 // Run opens a quarantine on a promoted spare, runs it and closes it.
@@ -138,28 +142,42 @@ func (q *Quarantine) look(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Rehearse looks at everything again in the background, which Run waits for.
-// Sessions that stood idle have lost their plans and caches to what was replayed
-// meanwhile; this way that is mended while the spare is being promoted.
-func (q *Quarantine) Rehearse(ctx context.Context) {
+// LookAhead looks at everything in the background, and Run takes what it has seen
+// for what is there. It is for a standby that replays nothing more, or nothing that
+// changes anything: its promotion makes all sessions forget what they know of
+// catalogs, and to look again takes longer than everything else that Run does.
+func (q *Quarantine) LookAhead(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.over {
 		return
 	}
-	q.rehearsal.Wait() // a session does one thing at a time
+	q.looking.Wait() // a session does one thing at a time
+	q.ahead, q.found = nil, map[string]contents{}
 	look := func(s *session, also func() error) {
-		q.rehearsal.Go(func() {
-			_, err := s.contents(ctx)
+		q.looking.Go(func() {
+			c, err := s.contents(ctx)
 			if err == nil && also != nil {
 				err = also()
 			}
 			if err != nil {
-				q.o.Log.DebugContext(ctx, "a rehearsal failed", "database", s.database, "err", err)
+				q.o.Log.DebugContext(ctx, "a look ahead failed", "database", s.database, "err", err)
+				return
 			}
+			q.saw.Lock()
+			defer q.saw.Unlock()
+			q.found[s.database] = c
 		})
 	}
-	look(q.main, func() error { _, err := q.main.cluster(ctx); return err })
+	look(q.main, func() error {
+		c, err := q.main.cluster(ctx)
+		if err == nil {
+			q.saw.Lock()
+			defer q.saw.Unlock()
+			q.ahead = &c
+		}
+		return err
+	})
 	for _, s := range q.others {
 		look(s, nil)
 	}
@@ -171,17 +189,17 @@ func (q *Quarantine) keep(s *session) {
 	q.others[s.database] = s
 }
 
-// rehearsed waits for the last rehearsal.
-func (q *Quarantine) rehearsed() {
+// looked waits for the last LookAhead.
+func (q *Quarantine) looked() {
 	q.mu.Lock()
 	q.over = true
 	q.mu.Unlock()
-	q.rehearsal.Wait()
+	q.looking.Wait()
 }
 
 // Close closes its sessions.
 func (q *Quarantine) Close(ctx context.Context) error {
-	q.rehearsed()
+	q.looked()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var errs []error
@@ -223,13 +241,13 @@ func (q *Quarantine) in(ctx context.Context, database string, fn func(*session) 
 // run again, also after a crash in the middle of it; what was dropped or
 // disabled before the crash is not reported again.
 func (q *Quarantine) Run(ctx context.Context) (Report, error) {
-	q.rehearsed()
+	q.looked()
 	clock := stopwatch{last: time.Now()}
 	var report Report
 	if err := q.revive(ctx); err != nil {
 		return report, err
 	}
-	c, err := q.main.cluster(ctx)
+	c, err := q.lookAtCluster(ctx)
 	if err != nil {
 		return report, err
 	}
@@ -284,6 +302,21 @@ func (q *Quarantine) Run(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
+// lookAtCluster is what LookAhead has seen, unless there is something that a
+// standby does not show, or that only a primary can have.
+func (q *Quarantine) lookAtCluster(ctx context.Context) (cluster, error) {
+	if q.ahead != nil {
+		c := *q.ahead
+		var hidden bool
+		var err error
+		if c.InRecovery, hidden, err = q.main.hidden(ctx); err != nil || !hidden {
+			return c, err
+		}
+	}
+	q.found = nil
+	return q.main.cluster(ctx)
+}
+
 // revive connects again when the main session was ended by a recovery conflict.
 func (q *Quarantine) revive(ctx context.Context) error {
 	if q.main.conn.Ping(ctx) == nil {
@@ -308,10 +341,31 @@ type work struct {
 func (q *Quarantine) cutDatabases(ctx context.Context) (work, error) {
 	w := work{subscribed: map[string]int{}, rewrite: map[string][]string{}}
 	var mu sync.Mutex
-	err := q.each(ctx, q.names(), func(ctx context.Context, s *session) error {
-		c, err := s.contents(ctx)
-		if err != nil {
-			return err
+	add := func(database string, c contents, diffs []pgbough.Difference, tables []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.rewrite[database] = tables
+		w.diffs = append(w.diffs, diffs...)
+		for oid, n := range c.Subscribed {
+			w.subscribed[oid] += n
+		}
+		w.sequences += c.Sequences
+	}
+	var left []string
+	for _, name := range q.names() {
+		if c, ok := q.found[name]; ok && !q.opened(name) && c.nothingToCut() {
+			add(name, c, c.emptied(name), c.rewrite())
+			continue
+		}
+		left = append(left, name)
+	}
+	err := q.each(ctx, left, func(ctx context.Context, s *session) error {
+		c, ok := q.found[s.database]
+		var err error
+		if !ok {
+			if c, err = s.contents(ctx); err != nil {
+				return err
+			}
 		}
 		diffs, err := s.cutDatabase(ctx, c)
 		if err != nil {
@@ -328,14 +382,7 @@ func (q *Quarantine) cutDatabases(ctx context.Context) (work, error) {
 			}
 			tables = nil
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		w.rewrite[s.database] = tables
-		w.diffs = append(w.diffs, diffs...)
-		for oid, n := range c.Subscribed {
-			w.subscribed[oid] += n
-		}
-		w.sequences += c.Sequences
+		add(s.database, c, diffs, tables)
 		return nil
 	})
 	return w, err

@@ -82,6 +82,16 @@ func (s *session) cluster(ctx context.Context) (cluster, error) {
 	return c, nil
 }
 
+// hidden tells whether there are prepared transactions, which a standby does not
+// show, or slots. It looks at no catalog.
+func (s *session) hidden(ctx context.Context) (inRecovery, hidden bool, err error) {
+	err = s.conn.QueryRow(ctx, "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_prepared_xact()) OR EXISTS (SELECT FROM pg_get_replication_slots())").Scan(&inRecovery, &hidden)
+	if err != nil {
+		err = fmt.Errorf("look for what a standby does not show: %w", err)
+	}
+	return inRecovery, hidden, err
+}
+
 // dropSlots drops all replication slots; nobody can stream from a branch.
 func (s *session) dropSlots(ctx context.Context, slots []slot) ([]pgbough.Difference, error) {
 	var diffs []pgbough.Difference

@@ -71,7 +71,8 @@ type Relay struct {
 	done     sync.WaitGroup // the accept loop and all sessions
 
 	received, sent     atomic.Int64
-	lastByte, lastSent atomic.Int64 // in Unix nanoseconds
+	lastByte, lastSent atomic.Int64  // in Unix nanoseconds
+	delivered          atomic.Uint64 // Delivered's
 
 	mu      sync.Mutex
 	dial    Dial
@@ -210,6 +211,14 @@ func (r *Relay) Cut() {
 		_ = r.silent.Close() // it only tells that it is closed already
 		r.silent = nil
 	}
+}
+
+// Delivered is where the WAL ends that the standby has got, or has in its end of
+// the socket, over its present or last connection. It is false where that is not
+// known. Messages that had not come to their end at Hush have no meaning to a standby.
+func (r *Relay) Delivered() (pgbough.LSN, bool) {
+	lsn := pgbough.LSN(r.delivered.Load())
+	return lsn, lsn != 0
 }
 
 // accept serves the socket until it is closed.

@@ -121,6 +121,7 @@ func (s *session) serve(ctx context.Context) error {
 		return nil // the standby went away
 	}
 	s.within(0)
+	s.relay.delivered.Store(0)
 	s.relay.connected(s)
 	return s.splice(ctx, upstream.Conn)
 }
@@ -220,8 +221,10 @@ func (s *session) toStandby(ctx context.Context, upstream net.Conn) error {
 				s.relay.failed(upstreamError(told))
 			}
 			if _, err := s.standby.Write(buffer[:n]); err != nil {
+				s.relay.delivered.Store(0) // it may have got a part of that
 				return nil
 			}
+			s.relay.delivered.Store(uint64(watch.wal))
 		}
 		if err != nil {
 			return s.upstreamEnd(ctx, err, watch.fatal, patience)

@@ -132,14 +132,16 @@ func standbyMessage(in *bufio.Reader) ([]byte, error) {
 const maxErrorBody = 4 << 10
 
 // errorWatch follows the framing of what an upstream sends and picks out the
-// errors.
+// errors, and how far the WAL goes.
 type errorWatch struct {
 	head      [5]byte
 	headLen   int
-	remaining int // of the body of the present message
+	length    int // of the body of the present message
+	remaining int // of it
 	body      []byte
-	fatal     bool // the last error was one that ends the connection
-	lost      bool // the framing makes no sense; nothing is looked at any more
+	wal       pgbough.LSN // behind the last byte of WAL in messages that have ended; 0 before the first
+	fatal     bool        // the last error was one that ends the connection
+	lost      bool        // the framing makes no sense; nothing is looked at any more
 }
 
 // scan looks at the next piece of the stream and returns the error whose
@@ -158,11 +160,12 @@ func (w *errorWatch) scan(b []byte) (found *pgconn.PgError) {
 				w.lost = true
 				return found
 			}
-			w.remaining, w.body = int(length-4), w.body[:0]
+			w.length, w.body = int(length-4), w.body[:0]
+			w.remaining = w.length
 		}
 		n := min(w.remaining, len(b))
-		if w.head[0] == 'E' && len(w.body) < maxErrorBody {
-			w.body = append(w.body, b[:min(n, maxErrorBody-len(w.body))]...)
+		if kept := w.kept(); len(w.body) < kept {
+			w.body = append(w.body, b[:min(n, kept-len(w.body))]...)
 		}
 		w.remaining -= n
 		b = b[n:]
@@ -170,13 +173,32 @@ func (w *errorWatch) scan(b []byte) (found *pgconn.PgError) {
 			return found
 		}
 		w.headLen = 0
-		if w.head[0] == 'E' {
+		switch {
+		case w.head[0] == 'E':
 			if e := w.decode(); e != nil {
 				found = e
 			}
+		case w.head[0] == 'd' && len(w.body) == walHeadBody && w.body[0] == 'w':
+			w.wal = pgbough.LSN(binary.BigEndian.Uint64(w.body[1:])) + pgbough.LSN(w.length-walHead)
 		}
 	}
 	return found
+}
+
+const (
+	walHead     = 1 + 3*8 // of XLogData: its kind, where it begins, and two of the server's positions and times
+	walHeadBody = 1 + 8
+)
+
+// kept is how much of the body of the present message is looked at.
+func (w *errorWatch) kept() int {
+	switch w.head[0] {
+	case 'E':
+		return maxErrorBody
+	case 'd':
+		return walHeadBody
+	}
+	return 0
 }
 
 func (w *errorWatch) decode() *pgconn.PgError {
