@@ -559,3 +559,62 @@ func TestSaveInAndSoon(t *testing.T) {
 		t.Errorf("%d writes that do not wait, and the store has %+v, %v", store.soon, stored, err)
 	}
 }
+
+// A step may finish the operation: what follows is left out, no failure afterwards
+// turns it round, and what is saved with the end is there exactly when the end is.
+func TestFinishWithinAStep(t *testing.T) {
+	broken := errors.New("the disk is full")
+	for name, c := range map[string]struct {
+		save      error
+		cancelled bool
+		failpoint string
+		status    pgbough.OperationStatus
+		did       []string
+	}{
+		"at once":              {status: pgbough.OperationFinished, did: []string{"do a", "do b"}},
+		"and fails after it":   {failpoint: "toy/b/done=error", status: pgbough.OperationFinished, did: []string{"do a", "do b"}},
+		"and cannot be saved":  {save: broken, status: pgbough.OperationFailed, did: []string{"do a", "do b", "undo b", "undo a"}},
+		"when it is cancelled": {cancelled: true, status: pgbough.OperationCancelled, did: []string{"do a", "do b", "undo b", "undo a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var did journal
+			store := newMemory()
+			var e *Engine
+			finish := func(ctx context.Context, r *Run[toy]) error {
+				if c.cancelled {
+					if err := e.Cancel(t.Context(), r.ID); err != nil {
+						t.Error(err)
+					}
+				}
+				r.State.Trace = "finished"
+				return r.Finish(ctx, func(ctx context.Context, op pgbough.Operation) error {
+					if c.save != nil {
+						return c.save
+					}
+					return store.SaveOperation(ctx, op)
+				})
+			}
+			failpoint, err := Failpoints(c.failpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e = open(t, store, failpoint, Define("toy", did.steps(map[string]doFunc{"b": finish}, nil)...))
+			op := start(t, e, "toy", Request{ProjectID: "p", BranchID: "b"})
+			got, _ := e.Wait(t.Context(), op.ID)
+			if got.Status != c.status {
+				t.Errorf("it is %s (%s), want %s", got.Status, got.Error, c.status)
+			}
+			e.Close()
+			if diff := cmp.Diff(c.did, did.get()); diff != "" {
+				t.Errorf("what was done (-want +got):\n%s", diff)
+			}
+			kept, err := store.Operation(t.Context(), op.ID)
+			if err != nil || kept.Status != c.status {
+				t.Errorf("the store has it as %s (%v)", kept.Status, err)
+			}
+			if c.status == pgbough.OperationFinished && (!strings.Contains(string(kept.State), "finished") || kept.Steps[1].FinishedAt.IsZero() || kept.Steps[1].Attempts != 1) {
+				t.Errorf("the store has %s and %+v", kept.State, kept.Steps)
+			}
+		})
+	}
+}

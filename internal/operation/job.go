@@ -27,6 +27,7 @@ type job struct {
 	state  any   // the *S; belongs to the goroutine of run
 	stuck  error // why it cannot run; fixed before it is shared
 	ended  chan struct{}
+	began  time.Time // the step that runs; belongs to the goroutine of run
 
 	ctx    context.Context // of Do
 	cancel context.CancelCauseFunc
@@ -135,9 +136,13 @@ func (j *job) forward(op pgbough.Operation) bool {
 	i := op.Step
 	s := j.kind.steps[i]
 	began := time.Now().UTC()
+	j.began = began
 	err := j.call(s.name+"/before", nil)
 	if err == nil {
 		err = j.call(s.name+"/done", func() error { return s.do(j.ctx, j) })
+	}
+	if j.now().Status.Done() {
+		return true // by Run.Finish
 	}
 	if err != nil && j.engine.ctx.Err() != nil {
 		j.log.InfoContext(j.ctx, "step left for the next start of the server", "step", s.name, "err", err)
@@ -311,6 +316,29 @@ func (j *job) remember(change func(*pgbough.Operation)) bool {
 		change(op)
 	}))
 	return true
+}
+
+// finish is Run.Finish.
+func (j *job) finish(ctx context.Context, save func(context.Context, pgbough.Operation) error) error {
+	raw, err := json.Marshal(j.state)
+	if err != nil {
+		return fmt.Errorf("save the state of an operation: %w", err)
+	}
+	j.saving.Lock()
+	defer j.saving.Unlock()
+	if j.now().Status != pgbough.OperationRunning {
+		return ErrCancelled
+	}
+	op := j.after(func(op *pgbough.Operation) {
+		note(op, op.Step, j.began, nil).FinishedAt = op.UpdatedAt
+		op.State, op.Progress = raw, pgbough.Progress{}
+		op.Step, op.Status = len(j.kind.steps), pgbough.OperationFinished
+	})
+	if err := save(context.WithoutCancel(ctx), op); err != nil {
+		return err
+	}
+	j.show(op)
+	return nil
 }
 
 // save makes a change of the operation durable, then shows it. The end of ctx

@@ -86,6 +86,15 @@ func (r *Run[S]) SaveIn(ctx context.Context, write func(ctx context.Context, now
 	return r.job.saveIn(ctx, write)
 }
 
+// Finish ends the operation within a step that has done all that there is to do:
+// the steps after it are left out. save makes op durable in the place of
+// Store.SaveOperation, together with what must be there exactly when it has ended.
+// Whoever waits for it goes on from here, so nothing but the return of the step may
+// follow. With an error nothing has changed; there is one if it was cancelled.
+func (r *Run[S]) Finish(ctx context.Context, save func(context.Context, pgbough.Operation) error) error {
+	return r.job.finish(ctx, save)
+}
+
 // Kind is what an Engine knows of one kind of operation.
 type Kind struct {
 	name   string
