@@ -94,7 +94,7 @@ func copyFile(ctx context.Context, src, dst *os.File, name string, file FileFunc
 	}
 	defer func() { _ = from.Close() }() // was only read
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(int(dst.Fd()), name, flags, 0o600)
+	fd, err := unix.Openat(int(dst.Fd()), name, flags, st.Mode&0o777)
 	if err != nil {
 		return &os.PathError{Op: "create", Path: dst.Name() + "/" + name, Err: err}
 	}
@@ -109,14 +109,24 @@ func copyFile(ctx context.Context, src, dst *os.File, name string, file FileFunc
 }
 
 // setAttributes gives f the owner, mode and times of st. The owner comes first,
-// because chown(2) clears set-id bits.
+// because chown(2) clears set-id bits. What it has already is left alone: each
+// change is a transaction of the file system, and a tree has a thousand files.
 func setAttributes(f *os.File, st *unix.Stat_t) error {
 	fd := int(f.Fd())
-	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
-		return &os.PathError{Op: "chown", Path: f.Name(), Err: err}
+	var has unix.Stat_t
+	if err := unix.Fstat(fd, &has); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
-		return &os.PathError{Op: "chmod", Path: f.Name(), Err: err}
+	if has.Uid != st.Uid || has.Gid != st.Gid {
+		if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
+			return &os.PathError{Op: "chown", Path: f.Name(), Err: err}
+		}
+		has.Mode &= 0o777
+	}
+	if has.Mode&0o7777 != st.Mode&0o7777 {
+		if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
+			return &os.PathError{Op: "chmod", Path: f.Name(), Err: err}
+		}
 	}
 	// futimens(3), which x/sys/unix lacks: utimensat(2) without a path.
 	times := [2]unix.Timespec{st.Atim, st.Mtim}
