@@ -90,9 +90,11 @@ const (
 	SpareFilling SpareState = "filling" // it replays what production wrote since its checkpoint
 	SpareReady   SpareState = "ready"   // it streams and can be promoted
 	SpareTaken   SpareState = "taken"   // an operation is making a branch of it
+	SpareClone   SpareState = "clone"   // it streams no more: a clone of a clean point, made ahead
 )
 
-// Spare is a clone of the follower that keeps streaming.
+// Spare is a clone of the follower that keeps streaming, or (SpareClone) one of a
+// clean point whose Postgres runs.
 type Spare struct {
 	VolumeID  string
 	ProjectID string

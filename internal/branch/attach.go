@@ -238,14 +238,14 @@ func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
 	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(r.State.BranchID) })
 }
 
-// stopRefills undoes the refills and the points of a project that are under way.
+// stopRefills undoes the refills, points and clones of a project that are under way.
 func (s *Service) stopRefills(ctx context.Context, projectID string) error {
 	ops, err := s.catalog.Unfinished(ctx)
 	if err != nil {
 		return err
 	}
 	for _, op := range ops {
-		begun := op.Kind == "refill_spare" || op.Kind == "make_point"
+		begun := op.Kind == "refill_spare" || op.Kind == "make_point" || op.Kind == "clone_point"
 		if op.ProjectID != projectID || !begun && op.Kind != "discard_spare" && op.Kind != "discard_point" {
 			continue
 		}

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/catalog"
 	"github.com/pgbough/pgbough/internal/follower"
 	"github.com/pgbough/pgbough/internal/postgres"
 	"github.com/pgbough/pgbough/internal/quarantine"
@@ -77,15 +81,20 @@ func (s *Service) promoted(ctx context.Context, r *createRun) (bool, error) {
 	return err == nil && !at.InRecovery, err
 }
 
-// cloneRecent serves a create that accepts an older state, if a point is young enough.
+// cloneRecent serves a create that accepts an older state, if a point is young
+// enough: with a clone of it that is ready, or a new one.
 func (s *Service) cloneRecent(ctx context.Context, r *createRun, f *follower.Follower) (bool, error) {
 	if r.State.MaxLag <= 0 {
 		return false, nil
 	}
 	timeline := f.Status().Timeline
-	return s.cloneFitting(ctx, r, func(pt pgbough.Point) bool {
+	fits := func(pt pgbough.Point) bool {
 		return time.Since(pt.AskedAt) <= r.State.MaxLag && (timeline == 0 || pt.Timeline == timeline)
-	})
+	}
+	if c := s.takeClone(r.ProjectID, r.State.MaxLag, fits); c != nil {
+		return true, s.becomes(ctx, r, c)
+	}
+	return s.cloneFitting(ctx, r, fits)
 }
 
 // served waits for the point of the party that a create belongs to, if it does.
@@ -132,43 +141,10 @@ func (s *Service) cloneFitting(ctx context.Context, r *createRun, fits func(pgbo
 
 // clonePoint makes the branch of a point, up to its Postgres that answers.
 func (s *Service) clonePoint(ctx context.Context, r *createRun, pt pgbough.Point) error {
-	// More of them at a time only make each of them slower.
-	select {
-	case s.starts <- struct{}{}:
-		defer func() { <-s.starts }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	p, err := s.catalog.Project(ctx, r.ProjectID)
 	if err != nil {
-		return err
-	}
-	if err := s.cloneVolume(ctx, r, p, pt); err != nil {
-		return err
-	}
-	r.State.Cut, r.State.Settings = &follower.Cut{LSN: pt.LSN, Time: pt.Time, Parent: pt.Timeline}, pt.Settings
-	server, roles, err := s.openClone(ctx, r, p)
-	if err != nil {
-		return err
-	}
-	r.State.VolumeID, r.State.Point = r.State.Clone, pt.VolumeID
-	r.State.report = &quarantine.Report{Roles: roles, Differences: pt.Differences}
-	b, err := s.record(ctx, r)
-	if err != nil {
-		return err
-	}
-	spec, err := s.spec(ctx, p, b, true)
-	if err != nil {
-		return err
-	}
-	s.computes.Take(spec, server)
-	return nil
-}
-
-func (s *Service) cloneVolume(ctx context.Context, r *createRun, p pgbough.Project, pt pgbough.Point) error {
-	if err := s.pool.CheckClone(ctx, pt.VolumeID, cloneNeed); err != nil {
 		return err
 	}
 	if r.State.Clone == "" { // begun by a version that made no points
@@ -177,26 +153,53 @@ func (s *Service) cloneVolume(ctx context.Context, r *createRun, p pgbough.Proje
 			return err
 		}
 	}
+	server, roles, err := s.makeClone(ctx, p, pt, volume.Manifest{
+		ID: r.State.Clone, ProjectID: p.ID, Project: p.Name, Role: volume.RoleBranch, Owner: r.BranchID,
+	})
+	if err != nil {
+		return err
+	}
+	r.State.cloned(pt, roles)
+	return s.publishClone(ctx, r, p, server, func(*catalog.Tx, *createRun) error { return nil })
+}
+
+// makeClone makes a clone of a point that answers, and that has passwords of its own.
+func (s *Service) makeClone(ctx context.Context, p pgbough.Project, pt pgbough.Point, m volume.Manifest) (*postgres.Server, []pgbough.Role, error) {
+	// More of them at a time only make each of them slower.
+	select {
+	case s.starts <- struct{}{}:
+		defer func() { <-s.starts }()
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+	if err := s.cloneVolume(ctx, pt, m); err != nil {
+		return nil, nil, err
+	}
+	return s.openClone(ctx, p, m.ID, pt.Settings)
+}
+
+func (s *Service) cloneVolume(ctx context.Context, pt pgbough.Point, m volume.Manifest) error {
+	if err := s.pool.CheckClone(ctx, pt.VolumeID, cloneNeed); err != nil {
+		return err
+	}
 	// One of an earlier run of this step may be of another point, and have been started.
-	if _, err := s.pool.Get(r.State.Clone); !errors.Is(err, volume.ErrNotExist) {
-		if err := s.destroy(ctx, r.State.Clone); err != nil {
+	if _, err := s.pool.Get(m.ID); !errors.Is(err, volume.ErrNotExist) {
+		if err := s.destroy(ctx, m.ID); err != nil {
 			return err
 		}
 	}
-	_, err := s.pool.Clone(ctx, pt.VolumeID, volume.Manifest{
-		ID: r.State.Clone, ProjectID: p.ID, Project: p.Name, Role: volume.RoleBranch, Owner: r.BranchID,
-	})
+	_, err := s.pool.Clone(ctx, pt.VolumeID, m)
 	return err
 }
 
 // openClone starts the Postgres of a clone as a branch's, and gives each login
 // role a password of this branch alone.
-func (s *Service) openClone(ctx context.Context, r *createRun, p pgbough.Project) (*postgres.Server, []pgbough.Role, error) {
-	cfg, err := s.config(ctx, p, r.State.Clone)
+func (s *Service) openClone(ctx context.Context, p pgbough.Project, volumeID string, settings []pgbough.Setting) (*postgres.Server, []pgbough.Role, error) {
+	cfg, err := s.config(ctx, p, volumeID)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.Settings, cfg.Limits = s.branchSettings(p, fromNouns(r.State.Settings), true), s.limits
+	cfg.Settings, cfg.Limits = s.branchSettings(p, fromNouns(settings), true), s.limits
 	server, err := postgres.Start(ctx, s.launcher, cfg, s.log)
 	if err != nil {
 		return nil, nil, err
@@ -205,9 +208,55 @@ func (s *Service) openClone(ctx context.Context, r *createRun, p pgbough.Project
 	if err != nil {
 		return nil, nil, err
 	}
-	_ = conn.Close() // it only told that it answers
-	roles, err := quarantine.Renew(ctx, s.quarantineOptions(p, server))
+	o := s.quarantineOptions(p, server)
+	o.Config = over(conn, o.Config)
+	roles, err := quarantine.Renew(ctx, o)
 	return server, roles, err
+}
+
+// over has the first session that config is for go over conn, on which nothing was
+// said yet: a backend that is forked for nothing costs milliseconds.
+func over(conn net.Conn, config func(string) (*pgx.ConnConfig, error)) func(string) (*pgx.ConnConfig, error) {
+	return func(database string) (*pgx.ConnConfig, error) {
+		cfg, err := config(database)
+		if err != nil || conn == nil {
+			return cfg, err
+		}
+		first := conn
+		conn = nil
+		cfg.DialFunc = func(context.Context, string, string) (net.Conn, error) { return first, nil }
+		return cfg, nil
+	}
+}
+
+// cloned takes in that the branch is a clone of a point.
+func (st *createState) cloned(pt pgbough.Point, roles []pgbough.Role) {
+	st.VolumeID, st.Point, st.Settings = st.Clone, pt.VolumeID, pt.Settings
+	st.Cut = &follower.Cut{LSN: pt.LSN, Time: pt.Time, Parent: pt.Timeline}
+	st.report = &quarantine.Report{Roles: roles, Differences: pt.Differences}
+}
+
+// publishClone makes a clone that answers the branch. What is known of it is
+// written together with the end of the operation, and what also does with that.
+func (s *Service) publishClone(ctx context.Context, r *createRun, p pgbough.Project, server *postgres.Server, also func(*catalog.Tx, *createRun) error) error {
+	b, err := s.catalog.Branch(ctx, r.ProjectID, r.BranchID)
+	if err != nil {
+		return err
+	}
+	b.VolumeID, b.Settled = r.State.VolumeID, true
+	spec, err := s.spec(ctx, p, b, true)
+	if err != nil {
+		return err
+	}
+	s.fresh.Store(b.VolumeID, true)
+	s.computes.Take(spec, server) // no client is led to it before the branch is ready
+	return r.Finish(ctx, s.with(func(tx *catalog.Tx) error {
+		if err := also(tx, r); err != nil {
+			return err
+		}
+		_, err := recordIn(tx, r)
+		return err
+	}))
 }
 
 // wasCloned finds that an earlier run of this step has come to its end, before

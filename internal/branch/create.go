@@ -396,27 +396,33 @@ func (s *Service) publish(ctx context.Context, r *createRun) error {
 // record writes all that is known of the branch, which is ready with it.
 func (s *Service) record(ctx context.Context, r *createRun) (b pgbough.Branch, err error) {
 	err = s.catalog.Tx(ctx, func(tx *catalog.Tx) error {
-		if b, err = tx.Branch(r.ProjectID, r.BranchID); err != nil || r.State.done {
-			return err
-		}
-		if !b.ExpiresAt.IsZero() { // who asked gets some time to see it, and to renew it
-			b.ExpiresAt = later(b.ExpiresAt, time.Now().Add(leastLife))
-		}
-		b.VolumeID, b.Settings, b.Differences = r.State.VolumeID, r.State.Settings, r.State.report.Differences
-		b.ParentLSN, b.ParentTime, b.State = r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
-		b.Settled = r.State.Point != "" // the point was purged and checkpointed before it was one
-		for i := range r.State.report.Roles {
-			r.State.report.Roles[i].BranchID = b.ID
-		}
-		if err := tx.UpdateBranch(b); err != nil {
-			return err
-		}
-		if err := tx.PutRoles(b.ID, r.State.report.Roles); err != nil {
-			return err
-		}
-		return tx.DeleteSpare(r.State.VolumeID)
+		b, err = recordIn(tx, r)
+		return err
 	})
 	return b, err
+}
+
+func recordIn(tx *catalog.Tx, r *createRun) (pgbough.Branch, error) {
+	b, err := tx.Branch(r.ProjectID, r.BranchID)
+	if err != nil || r.State.done {
+		return b, err
+	}
+	if !b.ExpiresAt.IsZero() { // who asked gets some time to see it, and to renew it
+		b.ExpiresAt = later(b.ExpiresAt, time.Now().Add(leastLife))
+	}
+	b.VolumeID, b.Settings, b.Differences = r.State.VolumeID, r.State.Settings, r.State.report.Differences
+	b.ParentLSN, b.ParentTime, b.State = r.State.Cut.LSN, r.State.Cut.Time, pgbough.BranchReady
+	b.Settled = r.State.Point != "" // the point was purged and checkpointed before it was one
+	for i := range r.State.report.Roles {
+		r.State.report.Roles[i].BranchID = b.ID
+	}
+	if err := tx.UpdateBranch(b); err != nil {
+		return b, err
+	}
+	if err := tx.PutRoles(b.ID, r.State.report.Roles); err != nil {
+		return b, err
+	}
+	return b, tx.DeleteSpare(r.State.VolumeID)
 }
 
 // firstUse is how long a new branch has the processors to itself: whoever waits

@@ -98,6 +98,10 @@ func (g *guard) consider(ctx context.Context, id string, space volume.Space, tig
 	if known && !enough {
 		return nil
 	}
+	if _, fresh := g.s.fresh.LoadAndDelete(id); fresh && !known {
+		g.seen[id] = look{written: g.written} // to measure it takes as long as half of its making
+		return nil
+	}
 	u, err := g.s.pool.Usage(ctx, id)
 	if err != nil {
 		g.s.log.DebugContext(ctx, "a branch was not measured", "volume", id, "err", err)

@@ -94,7 +94,7 @@ func (s *Service) tend(projectID string) error {
 			if oldest == nil || sp.Redo < oldest.Redo {
 				oldest = &spares[i]
 			}
-		case pgbough.SpareTaken:
+		case pgbough.SpareTaken, pgbough.SpareClone:
 		}
 	}
 	wanted := s.wantedOf(projectID)
@@ -161,6 +161,7 @@ func (s *Service) startKeeper(projectID string) {
 	wake := make(chan struct{}, 1)
 	s.wake[projectID] = wake
 	s.wg.Go(func() { s.keep(projectID, wake) })
+	s.wg.Go(func() { s.keepClones(projectID) })
 }
 
 // stopKeeper ends keeping spares for a project.

@@ -57,6 +57,11 @@ func TestKilledServer(t *testing.T) {
 		_, err = w.CreateBranch(ctx, "shop", pgbough.CreateRequest{Name: os.Getenv(killedName)})
 	case "connect":
 		_, err = w.Connect(ctx, w.get(t, "one").ID)
+	case "lagging":
+		for i := range 2 { // the second finds a clone that was made ahead
+			w.lagging(t, fmt.Sprintf("%s%d", os.Getenv(killedName), i), time.Hour)
+			eventually(t, "a clone is ready", func() bool { return len(w.clones(t)) == 1 })
+		}
 	default:
 		prefix, _ := strings.CutPrefix(os.Getenv(killedVerb), "crowd ")
 		for i := range 3 {

@@ -86,6 +86,9 @@ type Service struct {
 	log        *slog.Logger
 	admin      credential.APIKey
 
+	life      string       // names this run of the server
+	failpoint func(string) // as of Options, but never nil
+
 	stuck error // operations that could not be resumed; fixed by reconcile
 
 	ctx    context.Context // the life of the service's own goroutines
@@ -100,12 +103,14 @@ type Service struct {
 	trouble   map[string]trouble            // by project id: refills that failed since the last that did not
 	crowds    map[string]*crowd             // by project id
 	demands   map[string]*demand            // by project id
+	aheads    map[string]*ahead             // by project id
 
 	knownSettings map[postgres.Installation]postgres.Known
 	installations postgres.Finder
 
 	secrets chan quarantine.Secret // made ahead
 	opened  sync.Map               // *quarantine.Quarantine by volume id
+	fresh   sync.Map               // volumes of branches that are clones, which the guard has not seen yet: they own next to nothing
 
 	starts chan struct{} // holds a token for each branch that is just being made of a point
 
@@ -130,16 +135,21 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		trouble:   map[string]trouble{},
 		crowds:    map[string]*crowd{},
 		demands:   map[string]*demand{},
+		aheads:    map[string]*ahead{},
 		starts:    make(chan struct{}, 1+runtime.NumCPU()),
 
 		knownSettings: map[postgres.Installation]postgres.Known{},
 		secrets:       make(chan quarantine.Secret, secretsAhead),
 		sizes:         newSizes(),
 	}
+	s.life, s.failpoint = pgbough.NewOperationID(), o.Failpoint
+	if s.failpoint == nil {
+		s.failpoint = func(string) {}
+	}
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
 	s.engine.Observe(o.Observe)
 	s.engine.Register(s.attachKind(), s.createKind(), s.pointKind(), s.dropPointKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
-		s.suspendKind(), s.startKind())
+		s.cloneKind(), s.suspendKind(), s.startKind())
 	if err := s.reconcile(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx), true))
 	}
@@ -303,6 +313,7 @@ func (s *Service) unfollow(ctx context.Context, projectID string) error {
 // destroy ends whatever runs on a volume and removes the volume with its run
 // directory. Destroying it again does nothing.
 func (s *Service) destroy(ctx context.Context, volumeID string) error {
+	s.fresh.Delete(volumeID)
 	if err := s.computes.Stop(ctx, volumeID); err != nil {
 		return fmt.Errorf("stop the Postgres of volume %s: %w", volumeID, err)
 	}

@@ -42,6 +42,7 @@ func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
 		if ps.Spares, err = s.catalog.Spares(ctx, p.ID); err != nil {
 			return st, err
 		}
+		ps.Spares = slices.DeleteFunc(ps.Spares, func(sp pgbough.Spare) bool { return sp.State == pgbough.SpareClone })
 		branches, err := s.catalog.Branches(ctx, p.ID)
 		if err != nil {
 			return st, err

@@ -75,6 +75,7 @@ const (
 	RoleSpare  Role = "spare"
 	RoleBranch Role = "branch"
 	RolePoint  Role = "point"
+	RoleClone  Role = "clone" // of a point, for a branch that nobody has asked for yet
 )
 
 // Manifest stands beside a volume's data and says whose it is, so that a pool can be understood without its catalog.
