@@ -71,7 +71,8 @@ func (c *Client) CreateBranch(ctx context.Context, project string, req CreateBra
 // complete adds to an answer that came early what a later one would have had.
 func (c *Client) complete(ctx context.Context, project string, out CreatedBranch) (CreatedBranch, error) {
 	at := path("projects", project, "branches", out.Branch.ID)
-	branch, err := ask[BranchResponse](ctx, c, http.MethodGet, at, nil, nil)
+	// Without sizes, as in the answer: those of many new branches take longer to measure than all else.
+	branch, err := ask[BranchResponse](ctx, c, http.MethodGet, at, url.Values{"sizes": {"false"}}, nil)
 	if err != nil {
 		return out, err
 	}

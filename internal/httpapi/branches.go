@@ -184,7 +184,11 @@ func expiry(at *time.Time, ttl float64) (time.Time, error) {
 }
 
 func (a *api) getBranch(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.service.Branch(r.Context(), r.PathValue("project"), r.PathValue("branch"))
+	look := a.service.Branch
+	if r.URL.Query().Get("sizes") == "false" {
+		look = a.service.Unsized
+	}
+	v, err := look(r.Context(), r.PathValue("project"), r.PathValue("branch"))
 	if err != nil {
 		return err
 	}

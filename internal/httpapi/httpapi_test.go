@@ -267,6 +267,17 @@ func TestIdentifiersAndHosts(t *testing.T) {
 	}
 }
 
+// Sizes take longer to measure than all else to look up: a client may leave them out.
+func TestBranchWithoutSizes(t *testing.T) {
+	s := withShop(t)
+	for query, want := range map[string]bool{"": true, "?sizes=true": true, "?sizes=false": false} {
+		own, _ := at(s.call(t, "GET", shop+"/branches/main"+query, "", 200), "branch", "own_bytes").(float64)
+		if (own > 0) != want {
+			t.Errorf("with %q it owns %v bytes", query, own)
+		}
+	}
+}
+
 func TestCreateWaitsForTheBranch(t *testing.T) {
 	s := withShop(t)
 	s.Delay = 200 * time.Millisecond

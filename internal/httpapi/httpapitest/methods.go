@@ -221,9 +221,11 @@ func (s *Service) UpdateBranch(_ context.Context, project, branch string, change
 	return *b, nil
 }
 
-// Unsized is Branch.
+// Unsized is Branch without the sizes.
 func (s *Service) Unsized(ctx context.Context, project, branch string) (pgbough.BranchView, error) {
-	return s.Branch(ctx, project, branch)
+	v, err := s.Branch(ctx, project, branch)
+	v.OwnBytes, v.LogicalBytes = 0, 0
+	return v, err
 }
 
 // Suspend implements httpapi.Service.
