@@ -266,7 +266,8 @@ func (r *report) markdown(b *strings.Builder) {
 		fmt.Fprintf(b, "- %s\n", l)
 	}
 	b.WriteString("\n")
-	line := func(cells []string) { fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | ")) }
+	bars := strings.NewReplacer("|", `\|`, "\x00", " | ")
+	line := func(cells []string) { fmt.Fprintf(b, "| %s |\n", bars.Replace(strings.Join(cells, "\x00"))) }
 	rule := func(n int) { b.WriteString(strings.Repeat("|---", n) + "|\n") }
 	line(r.heads())
 	rule(len(r.heads()))
