@@ -67,8 +67,11 @@ func newHerd(t *testing.T, seed uint64) *herd {
 	var wg sync.WaitGroup
 	for range herdBranches {
 		wg.Go(func() {
-			if b := h.create(); b != nil {
-				b.stays = true
+			for began := time.Now(); time.Since(began) < patience; { // refused while all that may be awake are in use
+				if b := h.create(); b != nil {
+					b.stays = true
+					return
+				}
 			}
 		})
 	}

@@ -84,7 +84,7 @@ func (s *server) binariesGone(dir string, install func(), w *writer) {
 		if r := s.cliFor(time.Minute, "branch", "wake", "used"); r.code == 0 || !strings.Contains(r.err, fix) {
 			s.t.Errorf("branch wake without binaries, %s: exit %d, want a failure that says what to install\n%s", when, r.code, r.err)
 		}
-		if r := s.cliFor(time.Minute, "psql", "used", "--", "-XAtqc", "SELECT 1"); r.code == 0 || !strings.Contains(r.err, "does not start") {
+		if r := s.cliFor(time.Minute, "psql", "used", "--", "-XAtqc", "SELECT 1"); r.code == 0 || !strings.Contains(r.err, "the branch cannot be connected to now") {
 			s.t.Errorf("psql without binaries, %s: exit %d, want a refusal\n%s", when, r.code, r.err)
 		}
 		if notes := s.notes("used"); !strings.Contains(notes, fix) {

@@ -244,7 +244,7 @@ func (a *attack) brokenSettings(*testing.T) {
 	a.put("/pgdata/postgresql.auto.conf", "shared_buffers = 9TB\n")
 	a.crash()
 	a.fails("postgresql.auto.conf")
-	if r := a.cliFor(time.Minute, "psql", "evil", "--", "-XAtqc", "SELECT 1"); !strings.Contains(r.err, "FATAL:  the Postgres of the branch does not start") {
+	if r := a.cliFor(time.Minute, "psql", "evil", "--", "-XAtqc", "SELECT 1"); !strings.Contains(r.err, "FATAL:  the branch cannot be connected to now") {
 		a.t.Errorf("a client of a branch that does not run is told: exit %d, %s", r.code, r.err)
 	}
 }
