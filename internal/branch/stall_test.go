@@ -213,3 +213,34 @@ func TestLongestMessage(t *testing.T) {
 		_ = conn.Close(t.Context())
 	}
 }
+
+// A spare that is cut off tells that it is what it will be, if it has replayed all
+// that its relay passed on, and only then. It does not stream again.
+func TestCutOff(t *testing.T) {
+	x := newFollowed(t)
+	must(t, x.wait(short))
+	replay := func(sql string) {
+		t.Helper()
+		conn, err := x.spare.Connect(t.Context(), "template1")
+		must(t, err)
+		_, err = conn.Exec(t.Context(), sql)
+		must(t, errors.Join(err, conn.Close(t.Context())))
+	}
+	replay("SELECT pg_wal_replay_pause()")
+	x.p.Exec(t, "postgres", "INSERT INTO t VALUES (1)")
+	m, err := x.f.Source().Now(t.Context())
+	must(t, err)
+	eventually(t, short, "the relay has passed it on", func() bool {
+		at, ok := x.spare.Relay.Delivered()
+		return ok && at >= m.LSN
+	})
+	if x.spare.CutOff(t.Context()) {
+		t.Error("a spare that does not replay has replayed everything")
+	}
+	replay("SELECT pg_wal_replay_resume()")
+	must(t, x.spare.WaitReplay(t.Context(), m.LSN, short)) // it had it already
+	eventually(t, short, "all is replayed", func() bool { return x.spare.CutOff(t.Context()) })
+	if err := x.wait(300 * time.Millisecond); !errors.Is(err, follower.ErrStalled) {
+		t.Errorf("what production wrote later gets to a spare that was cut off: %v", err)
+	}
+}

@@ -246,11 +246,14 @@ func FuzzBackupStream(f *testing.F) {
 	})
 }
 
-// The watch finds errors however the stream is cut into pieces.
+// The watch finds errors, and where the WAL ends, however the stream is cut into pieces.
 func TestErrorWatch(t *testing.T) {
 	var all []byte
+	xlog := append([]byte("w\x00\x00\x00\x01\x00\x00\x00\x10"), make([]byte, 16+100)...) // 100 bytes of WAL from 1/10 on
 	for _, m := range []pgproto3.BackendMessage{
 		&pgproto3.CopyBothResponse{},
+		&pgproto3.CopyData{Data: xlog},
+		&pgproto3.CopyData{Data: append([]byte("k\xff"), make([]byte, 16)...)}, // a keepalive brings none
 		&pgproto3.CopyData{Data: bytes.Repeat([]byte("E\x00\x00\x00\x09"), 1000)},
 		&pgproto3.ErrorResponse{Severity: "ERROR", Code: "58P01", Message: "requested WAL segment has already been removed"},
 		&pgproto3.CopyDone{},
@@ -267,6 +270,9 @@ func TestErrorWatch(t *testing.T) {
 			if e := w.scan(rest[:min(size, len(rest))]); e != nil {
 				codes = append(codes, e.Code)
 			}
+		}
+		if want := pgbough.LSN(1<<32 + 0x10 + 100); w.wal != want {
+			t.Errorf("in pieces of %d: the WAL ends at %s, want %s", size, w.wal, want)
 		}
 		want := []string{"58P01", "57P01"}
 		if size == len(all) {
