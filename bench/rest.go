@@ -7,9 +7,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -75,24 +76,12 @@ func (g *rig) lay(ctx context.Context, n int) (names []string, err error) {
 	for range n {
 		names = append(names, g.name())
 	}
-	todo := make(chan string, n)
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(makers)
 	for _, name := range names {
-		todo <- name
+		work.Go(func() error { return g.layOne(ctx, name) })
 	}
-	close(todo)
-	errs := make([]error, makers)
-	var wg sync.WaitGroup
-	for i := range makers {
-		wg.Go(func() {
-			for name := range todo {
-				if errs[i] == nil {
-					errs[i] = g.layOne(ctx, name)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return names, errors.Join(errs...)
+	return names, work.Wait()
 }
 
 func (g *rig) layOne(ctx context.Context, name string) error {
@@ -176,24 +165,15 @@ func (g *rig) processesOf(ctx context.Context, names []string) (n int, err error
 	return n, nil
 }
 
-// removeAll deletes branches, several at a time.
+// removeAll deletes branches, several at a time, and all that it can. Its error is
+// the first.
 func (g *rig) removeAll(ctx context.Context, names []string) error {
-	todo := make(chan string, len(names))
+	var work errgroup.Group
+	work.SetLimit(makers)
 	for _, name := range names {
-		todo <- name
+		work.Go(func() error { return g.server.remove(ctx, name) })
 	}
-	close(todo)
-	errs := make([]error, makers)
-	var wg sync.WaitGroup
-	for i := range makers {
-		wg.Go(func() {
-			for name := range todo {
-				errs[i] = errors.Join(errs[i], g.server.remove(ctx, name))
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return work.Wait()
 }
 
 // sandboxes are the processes of each sandbox on this machine, by volume id: its

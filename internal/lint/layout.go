@@ -84,7 +84,7 @@ func owners() []Owner {
 		{"github.com/spf13/cobra", []string{"cmd/pgbough"}, "the command line is parsed in one place"},
 		{"github.com/vbauerster/mpb/v8", []string{"cmd/pgbough"}, "only commands talk to a terminal"},
 		{"github.com/xdg-go/scram", []string{"internal/credential"}, "proving a password is done in one place"},
-		{"golang.org/x/sync", []string{"internal/...", "cmd/pgbough"}, "groups and limits of goroutines"},
+		{"golang.org/x/sync", []string{"internal/...", "cmd/pgbough", "bench"}, "groups and limits of goroutines"},
 		{"golang.org/x/sys", []string{
 			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/front", "internal/link", "internal/postgres",
 			"internal/replication", "internal/sandbox", "internal/volume/...", "cmd/pgbough",
