@@ -143,9 +143,9 @@ func (q *Quarantine) look(ctx context.Context) error {
 }
 
 // LookAhead looks at everything in the background, and Run takes what it has seen
-// for what is there. It is for a standby that replays nothing more, or nothing that
-// changes anything: its promotion makes all sessions forget what they know of
-// catalogs, and to look again takes longer than everything else that Run does.
+// for what is there. It is for a standby that replays nothing more: its promotion
+// makes all sessions forget what they know of catalogs, and to look again takes
+// longer than everything else that Run does.
 func (q *Quarantine) LookAhead(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
