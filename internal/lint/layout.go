@@ -70,6 +70,7 @@ func exceptions() []Exception {
 func owners() []Owner {
 	return []Owner{
 		{"github.com/google/go-cmp", nil, "comparing is for tests"},
+		{"github.com/hanwen/go-fuse/v2", nil, "a file system that stops answering is for tests"},
 		{"github.com/jackc/pgx/v5", []string{
 			"internal/compute", "internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/source",
 			"internal/branch",  // tells a server's error from a broken connection

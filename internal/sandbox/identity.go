@@ -200,6 +200,9 @@ func (r *run) start() error {
 // detachUnneeded detaches, in the mount namespace of this thread, every mount that
 // neither contains nor is below what bwrap binds. Where mounts are shared with a
 // slave, unmounting outside would do; in a container they mostly are private.
+//
+// What is mounted below such a mount goes with it: walking into one whose server
+// does not answer, of NFS or FUSE, would never end.
 func detachUnneeded(bwrap []string) error {
 	needed := []string{"/proc", "/sys", "/dev"} // the kernel's own, which cgroups and bwrap use
 	for i, arg := range bwrap[:len(bwrap)-1] {
@@ -217,7 +220,18 @@ func detachUnneeded(bwrap []string) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("look at mounts: %w", err)
 	}
+	byID := make(map[int]*mountinfo.Info, len(mounts))
+	for _, m := range mounts {
+		byID[m.ID] = m
+	}
 	for _, m := range slices.Backward(mounts) { // the last ones are on top
+		on := byID[m.Parent]
+		for on != nil && on.Mountpoint == m.Mountpoint {
+			on = byID[on.Parent]
+		}
+		if on != nil {
+			continue
+		}
 		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err != nil && !gone(err) && !errors.Is(err, unix.EINVAL) { // it went with one that it was on
 			return fmt.Errorf("detach the mount of %s: %w", m.Mountpoint, err)

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,7 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough"
@@ -176,6 +180,70 @@ func TestOtherMountsAreNotHeld(t *testing.T) {
 		if hasArgument(pid, hostPrefix+s.ID) && strings.Contains(string(b), dir) {
 			t.Errorf("process %d still holds a mount that was given up", pid)
 		}
+	}
+}
+
+// silent is a directory of a file system that stops answering.
+type silent struct {
+	fs.Inode
+	quiet, answer chan struct{}
+}
+
+func (s *silent) OnAdd(ctx context.Context) {
+	s.AddChild("below", s.NewPersistentInode(ctx, &fs.Inode{}, fs.StableAttr{Mode: unix.S_IFDIR}), false)
+}
+
+func (s *silent) Lookup(_ context.Context, name string, _ *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	select {
+	case <-s.quiet:
+		<-s.answer
+	default:
+	}
+	return s.GetChild(name), 0
+}
+
+// TestSilentMount starts a sandbox beside the mount of a file system whose server
+// does not answer, with another one mounted below it.
+func TestSilentMount(t *testing.T) {
+	l, dir := newLauncher(t), t.TempDir()
+	root := &silent{quiet: make(chan struct{}), answer: make(chan struct{})}
+	never := time.Duration(0) // is an answer kept
+	mounted, err := fs.Mount(dir, root, &fs.Options{EntryTimeout: &never, AttrTimeout: &never, MountOptions: fuse.MountOptions{DirectMountStrict: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	below := filepath.Join(dir, "below")
+	if err := unix.Mount("tmpfs", below, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		close(root.answer)
+		if err := errors.Join(unix.Unmount(below, 0), mounted.Unmount()); err != nil {
+			t.Error(err)
+		}
+	})
+	close(root.quiet)
+	var st unix.Stat_t
+	waits := make(chan error, 1)
+	go func() { waits <- unix.Stat(below, &st) }()
+	s, started := newSpec(t, l), make(chan error, 1)
+	go func() {
+		_, err := l.Start(t.Context(), s)
+		started <- err
+	}()
+	select {
+	case err := <-started:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("a sandbox waits for a file system that it does not need")
+	}
+	connect(t, s)
+	select {
+	case err := <-waits:
+		t.Errorf("control: the file system answers: %v", err)
+	default:
 	}
 }
 
