@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -73,7 +74,8 @@ func (p *Pool) destroy(ctx context.Context, id string, allow func(Manifest) erro
 	return nil
 }
 
-// bury removes a finished volume by way of its tombstone.
+// bury removes a finished volume by way of its tombstone, so that no half of it is
+// ever taken for a volume.
 func (p *Pool) bury(ctx context.Context, id, dir string, allow func(Manifest) error) error {
 	if ok, err := disk.Exists(dir); !ok {
 		return err
@@ -89,13 +91,21 @@ func (p *Pool) bury(ctx context.Context, id, dir string, allow func(Manifest) er
 		return err
 	}
 	defer unlock()
-	if err := disk.Rename(dir, dir+goneTail); err != nil {
+	gone := dir + goneTail
+	err = disk.Rename(dir, gone)
+	if errors.Is(err, unix.ENOSPC) { // a full ZFS only removes: without its manifest it is no volume either
+		gone = dir
+		if err = os.Remove(filepath.Join(dir, manifestName)); err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = disk.SyncDir(dir)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if err := p.failpoint(FailpointTombstone); err != nil {
 		return err
 	}
-	return p.remove(ctx, dir+goneTail)
+	return p.remove(ctx, gone)
 }
 
 // remove durably removes an unfinished volume or a tombstone. The data goes

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/volume"
@@ -21,31 +22,65 @@ import (
 	"github.com/pgbough/pgbough/internal/volume/zfs"
 )
 
+const (
+	ownDaemon  = "PGBOUGH_TEST_ZFS" // set for the tests that have a zfs-fuse of their own
+	poolPrefix = "pgboughtest"
+)
+
 // TestMain runs zfs-fuse, ZFS in a user's process, with the real commands.
 // There can be one on a machine.
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		m.Run() // the tests skip themselves
-		return
+	if os.Geteuid() != 0 || os.Getenv(ownDaemon) != "" || exec.Command("zpool", "list").Run() == nil {
+		os.Exit(m.Run()) // without root tests skip themselves; this machine may have ZFS
 	}
-	if exec.Command("zpool", "list").Run() == nil {
-		m.Run() // this machine has ZFS, or runs zfs-fuse already
-		return
+	code, hung := withDaemon()
+	if hung {
+		fmt.Println("zfs-fuse has stopped answering; once more, with another one")
+		code, hung = withDaemon()
 	}
+	if hung {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// withDaemon runs the tests in a process of their own, since zfs-fuse, which nobody
+// maintains, can lock itself up (all its threads wait for one mutex): what then
+// hangs in a system call goes on only when the daemon is killed.
+func withDaemon() (code int, hung bool) {
 	daemon := exec.Command("zfs-fuse", "--no-daemon", "--no-kstat-mount", "-a", "0", "-e", "0")
 	daemon.Stderr = os.Stderr
 	if err := daemon.Start(); err != nil {
 		panic(fmt.Sprintf("zfs-fuse, which scripts/setup installs, cannot be started: %v", err))
 	}
+	defer func() { _ = daemon.Wait() }()
 	for range 100 {
 		if exec.Command("zpool", "list").Run() == nil {
 			break
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	m.Run()
-	_ = daemon.Process.Signal(os.Interrupt)
-	_ = daemon.Wait()
+	tests := exec.Command(os.Args[0], os.Args[1:]...)
+	tests.Env, tests.Stdout, tests.Stderr = append(os.Environ(), ownDaemon+"=1"), os.Stdout, os.Stderr
+	if err := tests.Start(); err != nil {
+		panic(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- tests.Wait() }()
+	select {
+	case <-ended:
+		_ = daemon.Process.Signal(os.Interrupt)
+		return tests.ProcessState.ExitCode(), false
+	case <-time.After(6 * time.Minute): // they take one
+	}
+	_ = daemon.Process.Kill()
+	_ = tests.Process.Kill()
+	<-ended
+	mounts, _ := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !strings.HasPrefix(m.Source, poolPrefix), false })
+	for _, m := range slices.Backward(mounts) {
+		_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
+	}
+	return 0, true
 }
 
 func command(t *testing.T, name string, args ...string) {
@@ -96,7 +131,7 @@ func newPool(t *testing.T) (dataset, mountpoint string) {
 	t.Helper()
 	volumetest.RequireRoot(t)
 	pools++
-	pool := fmt.Sprintf("pgboughtest%dx%d", os.Getpid(), pools)
+	pool := fmt.Sprintf(poolPrefix+"%dx%d", os.Getpid(), pools)
 	dir := t.TempDir()
 	image := filepath.Join(dir, "image")
 	command(t, "truncate", "-s", "400M", image)
