@@ -278,6 +278,7 @@ func testLockedCatalog(t *testing.T, w *world, b pgbough.BranchView) {
 	defer cancel()
 	conn, err := w.client(ctx, b.ID, "postgres")
 	check(t, err)
+	defer func() { _ = conn.Close(ctx) }() // one that nobody refers to is closed by the garbage collector
 	_, err = conn.Exec(ctx, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
 	check(t, err)
 	var wg sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,7 +52,7 @@ func newWorld(t *testing.T, change func(*branch.Options)) *world {
 	check(t, os.Mkdir(filepath.Join(dir, "run"), 0o711))
 	w := &world{dir: dir, source: p, options: branch.Options{
 		Credential: postgres.Credential{UID: 64420, GID: 64420}, RunDir: filepath.Join(dir, "run"), Memory: branch.Memory{SharedBuffers: "32MB"},
-		Spares: 1, Version: "test", Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Spares: 1, Version: "test", Log: newTestLog(t),
 	}}
 	if change != nil {
 		change(&w.options)
@@ -225,9 +226,28 @@ func check(t *testing.T, err error) {
 	}
 }
 
-type testLog struct{ t *testing.T }
+// testLog keeps what the server says until the test has failed, and shows the end
+// of it after what the test says.
+type testLog struct {
+	mu   sync.Mutex
+	text []byte
+}
 
-func (l testLog) Write(b []byte) (int, error) {
-	l.t.Logf("%s", strings.TrimSuffix(string(b), "\n"))
+func (l *testLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, b...)
 	return len(b), nil
+}
+
+func newTestLog(t *testing.T) *slog.Logger {
+	l := &testLog{}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if t.Failed() {
+			t.Logf("the server's log ends with\n%s", l.text[max(0, len(l.text)-16<<10):])
+		}
+	})
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

@@ -203,6 +203,7 @@ func (s *Server) WaitReady(ctx context.Context) error {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	said := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -217,7 +218,10 @@ func (s *Server) WaitReady(ctx context.Context) error {
 			s.ready.Store(err == nil)
 			return err
 		}
-		s.log.DebugContext(ctx, "postgres does not answer yet", "volume", s.cfg.ID, "err", err)
+		if err.Error() != said {
+			said = err.Error()
+			s.log.DebugContext(ctx, "postgres does not answer yet", "volume", s.cfg.ID, "err", err)
+		}
 		timer.Reset(4 * time.Millisecond)
 	}
 }
