@@ -379,22 +379,37 @@ func (c *Computes) Wakes() int64 {
 func (c *Computes) Knows(id string) bool { return c.find(id) != nil }
 
 // Stop ends the compute of a volume and waits for its end. A Postgres that runs
-// there unknown to us is ended too.
+// there unknown to us is ended too. Until then the volume has its compute, so that
+// Keep begins nothing that would be ended in the place of the old one.
 func (c *Computes) Stop(ctx context.Context, id string) error {
-	if k := c.find(id); k != nil {
-		k.cancel(errStop)
+	k := c.find(id)
+	if k == nil {
+		return c.kill(ctx, id)
+	}
+	k.cancel(errStop)
+	for _, turn := range []<-chan struct{}{k.done, k.ending} {
 		select {
-		case <-k.done:
+		case <-turn:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the compute to stop: %w", context.Cause(ctx))
 		}
-		c.leave(k)
-		c.mu.Lock()
-		if c.all[id] == k {
-			delete(c.all, id)
-		}
-		c.mu.Unlock()
 	}
+	defer func() { k.ending <- struct{}{} }()
+	if c.find(id) != k {
+		return nil // another Stop has ended it; what may run now is a new one's
+	}
+	c.leave(k)
+	if err := c.kill(ctx, id); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, id)
+	return nil
+}
+
+// kill ends the Postgres that runs on a volume unknown to us, if one does.
+func (c *Computes) kill(ctx context.Context, id string) error {
 	proc, ok, err := c.o.Launcher.Find(ctx, id)
 	if err != nil || !ok {
 		return err

@@ -55,6 +55,7 @@ type compute struct {
 	ctx      context.Context // its life under our eyes
 	cancel   context.CancelCauseFunc
 	done     chan struct{}   // closed when its keeper has ended
+	ending   chan struct{}   // holds a token while no Stop sees to its end
 	nudge    chan struct{}   // has the keeper look again
 	requests chan suspension // taken while it is active
 	placed   bool            // among those that are awake; guarded by Computes.mu
@@ -79,9 +80,11 @@ type compute struct {
 func newCompute(s Spec, inst instance) *compute {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	k := &compute{
-		branchID: s.BranchID, ctx: ctx, cancel: cancel, done: make(chan struct{}), nudge: make(chan struct{}, 1), requests: make(chan suspension),
+		branchID: s.BranchID, ctx: ctx, cancel: cancel, done: make(chan struct{}), ending: make(chan struct{}, 1),
+		nudge: make(chan struct{}, 1), requests: make(chan suspension),
 		spec: s, phase: starting, inst: inst, recorded: !s.Asleep, adopt: !s.Asleep, activeAt: time.Now(), changed: make(chan struct{}),
 	}
+	k.ending <- struct{}{}
 	switch {
 	case s.Asleep:
 		k.phase = asleep

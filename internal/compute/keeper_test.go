@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/postgres"
 )
 
 func spec(i int) Spec {
@@ -450,4 +451,60 @@ func TestStopWhatIsInAnyPhase(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stray is a Launcher that finds the Postgres of a machine, when it is let.
+type stray struct {
+	postgres.Launcher
+	m           *machine
+	asked, told chan struct{}
+}
+
+func (l *stray) Find(_ context.Context, id string) (postgres.Process, bool, error) {
+	l.asked <- struct{}{}
+	<-l.told
+	p := l.m.on(id)
+	return found{memory: p}, p != nil, nil
+}
+
+type found struct {
+	postgres.Process
+	memory *memory
+}
+
+func (f found) Kill(ctx context.Context) error { return f.memory.Kill(ctx) }
+
+// What is kept on a volume while a Stop looks for the last Postgres there is
+// neither started beside that one nor ended in its place.
+func TestKeepWhileItIsStopped(t *testing.T) {
+	in(t, Options{}, func(t *testing.T, m *machine, c *Computes) {
+		c.Keep(spec(1))
+		time.Sleep(time.Second)
+		l := &stray{m: m, asked: make(chan struct{}, 2), told: make(chan struct{})}
+		c.o.Launcher = l
+		stopped := make(chan error, 2)
+		stop := func() { stopped <- c.Stop(context.Background(), "v1") }
+		go stop()
+		<-l.asked
+		c.Keep(spec(1))
+		synctest.Wait()
+		if !c.Knows("v1") || m.on("v1") != nil {
+			t.Errorf("before its end: known %t, another one runs %t", c.Knows("v1"), m.on("v1") != nil)
+		}
+		go stop() // comes to its turn when the first is through
+		synctest.Wait()
+		close(l.told)
+		for range 2 {
+			if err := <-stopped; err != nil {
+				t.Error(err)
+			}
+		}
+		c.o.Launcher = nothing{}
+		c.Keep(spec(1))
+		time.Sleep(time.Second)
+		wantState(t, c, "v1", pgbough.ComputeActive)
+		if n := m.count("v1"); n != 2 {
+			t.Errorf("%d starts", n)
+		}
+	})
 }
