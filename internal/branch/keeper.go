@@ -132,8 +132,9 @@ func (s *Service) creating(projectID string) (bool, error) {
 	}
 	ops, err := s.catalog.Unfinished(s.ctx)
 	for _, op := range ops {
-		// One that gave its spare to a point, and lost that, waits for the next one.
-		making := op.Kind == "create_branch" && op.Step > 0 && holdsVolume(op) || op.Kind == "make_point"
+		// Its steps are not saved one by one, but that it has a spare is. One that gave
+		// its spare to a point, and lost that, waits for the next one.
+		making := op.Kind == "create_branch" && holdsVolume(op) || op.Kind == "make_point"
 		if op.ProjectID == projectID && making && op.Status == pgbough.OperationRunning {
 			return true, nil
 		}
