@@ -58,7 +58,7 @@ func (h *Host) Stats() pgproxy.Stats {
 
 func sum(a, b pgproxy.Stats) pgproxy.Stats {
 	return pgproxy.Stats{
-		Open: b.Open, Accepted: a.Accepted + b.Accepted,
+		Open: b.Open, Goroutines: b.Goroutines, Accepted: a.Accepted + b.Accepted,
 		AuthFailures: a.AuthFailures + b.AuthFailures, Cancels: a.Cancels + b.Cancels,
 	}
 }

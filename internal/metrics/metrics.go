@@ -27,6 +27,7 @@ type Server interface {
 // Clients counts who is, or was, connected to branches.
 type Clients struct {
 	Open         int64 // now
+	Goroutines   int64 // of the process that serves them, now
 	Accepted     int64
 	AuthFailures int64
 	Cancels      int64

@@ -45,7 +45,9 @@ func TestMetrics(t *testing.T) {
 			{Name: "bank", Follower: pgbough.FollowerStatus{State: pgbough.FollowerDisconnected}},
 		},
 	}}
-	status, text := scrape(m.Handler(f, func() metrics.Clients { return metrics.Clients{Open: 5, Accepted: 6, AuthFailures: 7, Cancels: 8} }, slog.New(slog.DiscardHandler)))
+	status, text := scrape(m.Handler(f, func() metrics.Clients {
+		return metrics.Clients{Open: 5, Goroutines: 17, Accepted: 6, AuthFailures: 7, Cancels: 8}
+	}, slog.New(slog.DiscardHandler)))
 	if status != 200 {
 		t.Fatalf("%d %s", status, text)
 	}
@@ -66,6 +68,7 @@ pgbough_branches{project="shop",state="awake"} 3
 pgbough_branches{project="shop",state="asleep"} 4
 pgbough_wakes_total 17
 pgbough_proxy_connections 5
+pgbough_proxy_goroutines 17
 pgbough_proxy_connections_total 6
 pgbough_proxy_auth_failures_total 7
 pgbough_proxy_cancels_total 8

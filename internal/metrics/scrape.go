@@ -58,6 +58,7 @@ func server(f pgbough.Figures, c Clients, out chan<- prometheus.Metric) {
 	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
 	tell(counter, "pgbough_wakes_total", "Branches that were woken.", f.Wakes)
 	tell(gauge, "pgbough_proxy_connections", "Clients that are connected to the port of all branches.", c.Open)
+	tell(gauge, "pgbough_proxy_goroutines", "Goroutines of the process that serves them.", c.Goroutines)
 	tell(counter, "pgbough_proxy_connections_total", "Clients that have connected to it.", c.Accepted)
 	tell(counter, "pgbough_proxy_auth_failures_total", "Clients that were refused for a wrong password, role or branch.", c.AuthFailures)
 	tell(counter, "pgbough_proxy_cancels_total", "Cancel requests that were forwarded.", c.Cancels)

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,9 +80,10 @@ type counts struct {
 	open, users, accepted, failures, cancels atomic.Int64
 }
 
-// Stats counts since the proxy was made, but for Open.
+// Stats counts since the proxy was made, but for Open and Goroutines.
 type Stats struct {
 	Open         int64 // connections of clients, in whatever state
+	Goroutines   int64 // of its process
 	Accepted     int64
 	AuthFailures int64 // wrong passwords, unknown roles and branches
 	Cancels      int64 // cancel requests that were forwarded
@@ -106,7 +108,10 @@ func New(o Options) *Proxy {
 // Stats are the present counts.
 func (p *Proxy) Stats() Stats {
 	c := &p.counts
-	return Stats{Open: c.open.Load(), Accepted: c.accepted.Load(), AuthFailures: c.failures.Load(), Cancels: c.cancels.Load()}
+	return Stats{
+		Open: c.open.Load(), Goroutines: int64(runtime.NumGoroutine()),
+		Accepted: c.accepted.Load(), AuthFailures: c.failures.Load(), Cancels: c.cancels.Load(),
+	}
 }
 
 // acceptPause is between two tries to accept while there are no descriptors.

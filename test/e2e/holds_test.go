@@ -113,7 +113,7 @@ func (s *server) ownProcesses() []int {
 	return all
 }
 
-// goroutines is what the server says of itself.
+// goroutines is what both processes of the server say of themselves.
 func (s *server) goroutines() int {
 	s.t.Helper()
 	key, err := os.ReadFile(filepath.Join(s.data(), "admin.key"))
@@ -127,11 +127,15 @@ func (s *server) goroutines() int {
 	defer func() { _ = res.Body.Close() }()
 	text, err := io.ReadAll(res.Body)
 	check(s.t, err)
-	m := regexp.MustCompile(`(?m)^go_goroutines ([0-9]+)$`).FindSubmatch(text)
-	if m == nil {
-		s.t.Fatalf("metrics do not tell the goroutines: %.200s", text)
+	n := 0
+	for _, of := range []string{"go_goroutines", "pgbough_proxy_goroutines"} {
+		m := regexp.MustCompile(`(?m)^` + of + ` ([0-9]+)$`).FindSubmatch(text)
+		if m == nil {
+			s.t.Fatalf("metrics do not tell %s: %.200s", of, text)
+		}
+		one, err := strconv.Atoi(string(m[1]))
+		check(s.t, err)
+		n += one
 	}
-	n, err := strconv.Atoi(string(m[1]))
-	check(s.t, err)
 	return n
 }
