@@ -227,6 +227,9 @@ func (c *Computes) rouse(k *compute) bool {
 // suspended.
 func (c *Computes) live(k *compute) error {
 	inst, err := c.bring(k)
+	if err != nil && k.ctx.Err() != nil {
+		return err // no try that failed: who waits is told that it is gone
+	}
 	if err != nil {
 		k.set(func() { k.failure, k.wanted = err, false; k.attempts++ })
 		return err
