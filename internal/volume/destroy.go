@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -95,9 +94,7 @@ func (p *Pool) bury(ctx context.Context, id, dir string, allow func(Manifest) er
 	err = disk.Rename(dir, gone)
 	if errors.Is(err, unix.ENOSPC) { // a full ZFS only removes: without its manifest it is no volume either
 		gone = dir
-		if err = os.Remove(filepath.Join(dir, manifestName)); err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = disk.SyncDir(dir)
-		}
+		err = errors.Join(os.RemoveAll(filepath.Join(dir, manifestName)), disk.SyncDir(dir))
 	}
 	if err != nil {
 		return err

@@ -65,8 +65,8 @@ func withDaemon() (code int, hung bool) {
 	if err := tests.Start(); err != nil {
 		panic(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- tests.Wait() }()
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = tests.Wait() }() // its exit code tells
 	select {
 	case <-ended:
 		_ = daemon.Process.Signal(os.Interrupt)
