@@ -25,7 +25,7 @@ func layers() []Layer {
 			"internal/sandbox", "internal/source", "internal/volume/...",
 		}},
 		{Name: "services", Dirs: []string{
-			"internal/catalog", "internal/compute", "internal/follower", "internal/operation", "internal/quarantine",
+			"internal/archive", "internal/catalog", "internal/compute", "internal/follower", "internal/operation", "internal/quarantine",
 		}},
 		{Name: "branches", Dirs: []string{"internal/branch"}},
 		{
@@ -77,6 +77,7 @@ func owners() []Owner {
 			"internal/httpapi", // reads the connection string of a request
 			"internal/pgproxy", // the messages of the protocol
 		}, "talking to a Postgres"},
+		{"github.com/klauspost/compress", []string{"internal/archive"}, "what is kept compressed is kept in one place"},
 		{"github.com/moby/sys/mountinfo", []string{"internal/volume/...", "internal/sandbox"}, "only the pool and sandboxes mount"},
 		{"github.com/oklog/run", []string{"internal/front"}, "what serves clients is a group of actors, put together in one place"},
 		{"github.com/opencontainers/cgroups", []string{"internal/sandbox"}, "what limits a sandbox is set where it is made"},
@@ -87,7 +88,7 @@ func owners() []Owner {
 		{"github.com/xdg-go/scram", []string{"internal/credential"}, "proving a password is done in one place"},
 		{"golang.org/x/sync", []string{"internal/...", "cmd/pgbough", "bench"}, "groups and limits of goroutines"},
 		{"golang.org/x/sys", []string{
-			"internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/front", "internal/link", "internal/postgres",
+			"internal/archive", "internal/branch", "internal/catalog", "internal/compute", "internal/credential", "internal/follower", "internal/front", "internal/link", "internal/postgres",
 			"internal/replication", "internal/sandbox", "internal/volume/...", "cmd/pgbough",
 			"internal/pgproxy", // epoll, and sockets that nobody waits for
 		}, "system calls that package os does not have"},
