@@ -23,6 +23,7 @@ type Project struct {
 	// nobody says otherwise.
 	DefaultRole     string
 	DefaultDatabase string
+	History         time.Duration // how far back it can be branched; 0 is not at all
 	CreatedAt       time.Time
 }
 
@@ -77,6 +78,7 @@ type FollowerStatus struct {
 	Timeline uint32
 	// SourceLSN is production's flush position when it last answered, at AskedAt.
 	SourceLSN  LSN
+	SourceTime time.Time // by production's clock, right after
 	AskedAt    time.Time
 	LagBytes   int64
 	LagSeconds float64

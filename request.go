@@ -41,12 +41,14 @@ type AttachRequest struct {
 	SourceRequest
 	Role     string
 	Database string
+	History  *time.Duration // nil is the default
 }
 
 // CreateRequest describes the branch that is wanted.
 type CreateRequest struct {
 	Name      string
 	Parent    string    // id or name; empty is the root branch
+	At        Past      // zero is now
 	ExpiresAt time.Time // zero is never
 	Protected bool
 	// SuspendAfter is how long its compute may be idle; nil is the server's default.

@@ -48,6 +48,16 @@ func (c *Client) DeleteProject(ctx context.Context, project string) (ProjectResp
 	return ask[ProjectResponse](ctx, c, http.MethodDelete, path("projects", project), waiting(0), nil)
 }
 
+// UpdateProject changes what can be changed of a project.
+func (c *Client) UpdateProject(ctx context.Context, project string, req UpdateProjectRequest) (ProjectResponse, error) {
+	return ask[ProjectResponse](ctx, c, http.MethodPatch, path("projects", project), nil, req)
+}
+
+// History is how far back a project can be branched.
+func (c *Client) History(ctx context.Context, project string) (History, error) {
+	return ask[History](ctx, c, http.MethodGet, path("projects", project)+"/history", nil, nil)
+}
+
 // SetSource changes how a project's production is reached.
 func (c *Client) SetSource(ctx context.Context, project string, req SetSourceRequest) (ProjectResponse, error) {
 	return ask[ProjectResponse](ctx, c, http.MethodPatch, path("projects", project)+"/source", waiting(0), req)

@@ -41,6 +41,8 @@ type (
 	EndpointResponse = neonapi.EndpointResponse
 	// EndpointList answers GET .../endpoints.
 	EndpointList = neonapi.EndpointList
+	// History answers GET /projects/{p}/history: how far back a project can be branched.
+	History = neonapi.History
 	// Libpq holds the same connection as libpq's connection parameters, by libpq's names, for programs that are told by PGHOST and its like.
 	Libpq = neonapi.Libpq
 	// Operation is a durable, stepwise job.
@@ -81,6 +83,8 @@ type (
 	Status = neonapi.Status
 	// Step is what is known of one step of an operation.
 	Step = neonapi.Step
+	// UpdateProjectRequest is the body of PATCH /projects/{p}.
+	UpdateProjectRequest = neonapi.UpdateProjectRequest
 	// UpdateBranchRequest is the body of PATCH on a branch.
 	UpdateBranchRequest = neonapi.UpdateBranchRequest
 	// Volume is one volume of the pool.

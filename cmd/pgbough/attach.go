@@ -12,7 +12,7 @@ import (
 
 func newAttachCommand(g *globals) *cobra.Command {
 	var source sourceFlags
-	var role, database string
+	var role, database, history string
 	cmd := &cobra.Command{
 		Use:   "attach NAME --source CONNSTR",
 		Short: "Make a project that follows a production Postgres",
@@ -31,6 +31,9 @@ If the command is interrupted, the server goes on; "pgbough ops" shows how far.`
 			}
 			var req client.CreateProjectRequest
 			req.Project.Name, req.Project.Source = args[0], &following
+			if req.Project.HistoryRetentionSeconds, err = parseHistory(history); err != nil {
+				return err
+			}
 			req.Project.Branch.RoleName, req.Project.Branch.DatabaseName = role, database
 			return attach(cmd.Context(), g, req)
 		},
@@ -40,6 +43,7 @@ If the command is interrupted, the server goes on; "pgbough ops" shows how far.`
 	cmd.Flags().StringVar(&source.maxRate, "max-rate", "", "copy no more than so much a second, such as 100M")
 	cmd.Flags().StringVar(&role, "role", "", "role that branches are used as by default (default: the owner of the database)")
 	cmd.Flags().StringVar(&database, "database", "", "database that is used of branches by default (default: that of --source)")
+	cmd.Flags().StringVar(&history, "history", "", historyHelp+" (default: 24h)")
 	g.addJSON(cmd)
 	return cmd
 }

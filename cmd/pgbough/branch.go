@@ -50,24 +50,34 @@ have as a full copy (logical), and what in it is not as in production.`,
 }
 
 func newBranchCreateCommand(g *globals) *cobra.Command {
-	var parent, expires, maxLag, suspendAfter string
+	var parent, at, expires, maxLag, suspendAfter string
 	var reuse, protected bool
 	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Make a branch of production as it is now; print its connection URI",
+		Use: "create NAME", Short: "Make a branch of production as it is now, or was; print its connection URI",
 		Long: `Makes a branch and prints its connection URI. It holds every transaction that
 production had acknowledged when the command started. If production cannot be
 asked, the command fails, unless --max-lag allows a state that is older. With
 --max-lag the branch is a clone of the newest state that is kept and not older, which
 is made quickly and holds a few MB; where none is kept, one is made and kept for the next.
 
+With --at the branch is as production was at an LSN, with every commit whose record
+ends at or before it and none after, or at a time: with the commits before the first
+one that is stamped later. pgbough history shows how far back that goes.
+
 The URI holds a password that is the branch's own; pgbough url prints it again.`,
 		Example: `  pgbough branch create fix-login
   psql "$(pgbough branch create fix-login --expires 2h)"
+  pgbough branch create before-the-accident --at -15m
+  pgbough branch create before-the-accident --at '2026-11-22 10:30'
   pgbough branch create nightly --suspend-after never --expires 2027-01-31T12:00:00Z
   pgbough branch create fix-login --reuse --json | jq -r '.connection_uris[0].connection_uri'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			at, ttl, err := parseExpires(expires)
+			gone, ttl, err := parseExpires(expires)
+			if err != nil {
+				return err
+			}
+			past, err := g.parseAt(at)
 			if err != nil {
 				return err
 			}
@@ -76,7 +86,7 @@ The URI holds a password that is the branch's own; pgbough url prints it again.`
 				return err
 			}
 			req := client.CreateBranchRequest{
-				Branch:        client.CreateBranch{Name: args[0], ParentID: parent, ExpiresAt: at, TTLSeconds: ttl.Seconds(), Protected: protected},
+				Branch:        client.CreateBranch{Name: args[0], ParentID: parent, ParentLSN: past.lsn, ParentTimestamp: past.time, ExpiresAt: gone, TTLSeconds: ttl.Seconds(), Protected: protected},
 				MaxLagSeconds: lag.Seconds(),
 				Reuse:         reuse,
 			}
@@ -91,6 +101,7 @@ The URI holds a password that is the branch's own; pgbough url prints it again.`
 		},
 	}
 	cmd.Flags().StringVar(&parent, "parent", "", "the branch to branch from; this version branches only from main, which follows production")
+	cmd.Flags().StringVar(&at, "at", "", "as production was at this LSN, or at this time: 2026-11-22T10:30:00Z, '2026-11-22 10:30' by the clock of this machine, or -15m")
 	cmd.Flags().StringVar(&expires, "expires", "", "delete it by itself after this time, such as 2h or 7d, or at one, such as 2027-01-31T12:00:00Z")
 	cmd.Flags().BoolVar(&protected, "protected", false, "keep it from being deleted, until `pgbough branch unprotect`")
 	cmd.Flags().StringVar(&suspendAfter, "suspend-after", "", suspendAfterHelp+" (default: as the server is told)")

@@ -16,7 +16,7 @@ import (
 func newProjectCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "project",
-		Short: "List, show and delete projects",
+		Short: "List, show, change and delete projects",
 		Long:  "A project is one production Postgres and all branches of it. `pgbough attach` makes one.",
 	}
 	list := &cobra.Command{
@@ -39,8 +39,9 @@ all its branches after confirmation. Production keeps everything else.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return deleteProject(cmd.Context(), g, args[0], yes) },
 	}
 	remove.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	g.addJSON(list, get, remove)
-	cmd.AddCommand(list, get, remove)
+	set := newProjectSetCommand(g)
+	g.addJSON(list, get, set, remove)
+	cmd.AddCommand(list, get, set, remove)
 	return cmd
 }
 

@@ -31,6 +31,7 @@ func commands(g *globals) []*cobra.Command {
 		newProjectCommand(g),
 		newSourceCommand(g),
 		newStatusCommand(g),
+		newHistoryCommand(g),
 		newBranchCommand(g),
 		newURLCommand(g),
 		newPsqlCommand(g),

@@ -35,6 +35,8 @@ const (
 	defaultUID     = 64420 // of all files of Postgres, and the first of a range; needs no entry in passwd
 	serverShutdown = 2 * time.Minute
 
+	archiveReserve = 1 << 30 // what history leaves free of the data directory's disk, which the catalog needs
+
 	leastMemory    = 256 << 20
 	leastCPUs      = 0.1
 	leastProcesses = 50
@@ -260,6 +262,7 @@ func (c *serverCommand) open(ctx context.Context, stderr io.Writer, log *slog.Lo
 	figures := metrics.New(version)
 	s.service, err = branch.Open(ctx, branch.Options{
 		Catalog: s.catalog, Pool: s.storage.Pool, Launcher: s.launcher, Credential: cred, RunDir: runDir,
+		Archive: filepath.Join(data, "archive"), Reserve: archiveReserve,
 		Memory: branch.Memory{SharedBuffers: c.sharedBuffers}, Limits: limits, Disk: disk, Notes: machineNotes(s.launcher), Spares: c.spares.least, MostSpares: c.spares.most, Image: image, Resize: s.storage.Resize, Version: version, Log: log,
 		SuspendAfter: suspendAfter, MaxAwake: maxAwake, MaxBranches: c.maxBranches, Endpoint: endpoint, Failpoint: failpoint, Admin: admin, Observe: figures.Observe,
 	})

@@ -228,7 +228,7 @@ func (in *installed) removeFiles() (left []string, err error) {
 		_ = os.Remove(filepath.Join(in.choice.Dir, "pool.lock")) // gone with an image
 	}
 	_ = os.Remove(filepath.Join(in.data, "pool")) // fails if something else is in it
-	for _, name := range []string{"run", "pool.img.tmp", "admin.key", "ca.pem", "ca.crt", "catalog.db-wal", "catalog.db-shm", "catalog.db", "secret.key", "catalog.lock"} {
+	for _, name := range []string{"run", "archive", "pool.img.tmp", "admin.key", "ca.pem", "ca.crt", "catalog.db-wal", "catalog.db-shm", "catalog.db", "secret.key", "catalog.lock"} {
 		if err := os.RemoveAll(filepath.Join(in.data, name)); err != nil {
 			return nil, err
 		}

@@ -294,7 +294,7 @@ func TestIndex(t *testing.T) {
 	}
 	n := a.index.n
 	must(t, a.Trim(mark(2*staleSize/markSize).LSN))
-	if got, ok := a.Reached(mark(2*staleSize/markSize).LSN); !ok || a.index.n > n/2 || got.LSN != mark(2*staleSize/markSize).LSN {
+	if got, ok := a.Reached(mark(2 * staleSize / markSize).LSN); !ok || a.index.n > n/2 || got.LSN != mark(2*staleSize/markSize).LSN {
 		t.Errorf("after trimming there are %d marks, and %v", a.index.n, got)
 	}
 }

@@ -232,7 +232,7 @@ func (s *Service) stopProject(ctx context.Context, r *attachRun) error {
 			return err
 		}
 	}
-	if err := s.removePoints(ctx, r.ProjectID); err != nil {
+	if err := errors.Join(s.removePoints(ctx, r.ProjectID), s.removeHistory(ctx, r.ProjectID, r.State.VolumeID)); err != nil {
 		return err
 	}
 	return s.catalog.Tx(ctx, func(tx *catalog.Tx) error { return tx.DeleteBranch(r.State.BranchID) })
@@ -245,8 +245,8 @@ func (s *Service) stopRefills(ctx context.Context, projectID string) error {
 		return err
 	}
 	for _, op := range ops {
-		begun := op.Kind == "refill_spare" || op.Kind == "make_point" || op.Kind == "clone_point"
-		if op.ProjectID != projectID || !begun && op.Kind != "discard_spare" && op.Kind != "discard_point" {
+		begun := op.Kind == "refill_spare" || op.Kind == "make_point" || op.Kind == "clone_point" || op.Kind == "keep_point"
+		if op.ProjectID != projectID || !begun && op.Kind != "discard_spare" && op.Kind != "discard_point" && op.Kind != "drop_point" {
 			continue
 		}
 		if begun {
@@ -409,6 +409,9 @@ func (s *Service) forgetRoot(ctx context.Context, p pgbough.Project) error {
 			return err
 		}
 		if err == nil {
+			if err := s.removeHistory(ctx, p.ID, root.VolumeID); err != nil {
+				return err
+			}
 			if err := s.destroy(ctx, root.VolumeID); err != nil {
 				return err
 			}

@@ -53,6 +53,9 @@ func (s *Service) reach(ctx context.Context, r *createRun) error {
 		if r.State.done = b.State == pgbough.BranchReady; r.State.done {
 			return nil
 		}
+		if r.State.Past != nil {
+			return s.replayPast(ctx, r)
+		}
 		if err := s.catchUp(ctx, r); err != nil {
 			return err
 		}

@@ -38,6 +38,8 @@ type createState struct {
 	Point       string               `json:"point,omitempty"`       // the point that VolumeID is a clone of
 	Written     time.Time            `json:"written,omitzero"`      // of a point: when what its spare had replayed began to be made durable
 	Differences []pgbough.Difference `json:"differences,omitempty"` // of a point
+
+	Past *pastState `json:"past,omitempty"` // of a branch of a moment of the past
 }
 
 type createRun = operation.Run[createState]
@@ -60,7 +62,7 @@ func (s *Service) createKind() operation.Kind {
 // where none is ready. A spare that was taken is never given back, since it may
 // have been promoted: so nothing is taken for a request that cannot be served.
 func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
-	if r.State.VolumeID != "" {
+	if r.State.VolumeID != "" && r.State.Past == nil {
 		return nil
 	}
 	if ok, err := s.wasCloned(ctx, r); ok || err != nil {
@@ -69,6 +71,9 @@ func (s *Service) takeSpare(ctx context.Context, r *createRun) error {
 	f, err := s.followerOf(r.ProjectID)
 	if err != nil {
 		return err
+	}
+	if r.State.Past != nil {
+		return s.clonePast(ctx, r)
 	}
 	defer s.leaves(r.ProjectID, r.BranchID)
 	if ok, err := s.cloneRecent(ctx, r, f); ok || err != nil {
@@ -225,7 +230,7 @@ func (s *Service) taken(ctx context.Context, r *createRun, rows []postgres.Setti
 	}
 	spare, ok := f.Spare(r.State.VolumeID)
 	if !ok {
-		if spare, err = s.startSpare(ctx, f, r.ProjectID, r.State.VolumeID, rows); err != nil {
+		if spare, err = s.startTaken(ctx, f, r, rows); err != nil {
 			return nil, err
 		}
 	}
@@ -317,11 +322,14 @@ func (s *Service) promote(ctx context.Context, r *createRun) error {
 	if cut.LSN < r.State.Asked {
 		return pgbough.Errorf(pgbough.EInternal, "the branch was cut at %s, before production's position %s", cut.LSN, r.State.Asked)
 	}
+	if r.State.Past != nil && cut.LSN != r.State.Asked {
+		return pgbough.Errorf(pgbough.EInternal, "the branch was cut at %s, and %s was wanted", cut.LSN, r.State.Asked)
+	}
 	if cut.Parent != r.State.Timeline {
 		return pgbough.Errorf(pgbough.ELocked, "production changed to timeline %d (a failover), and the spare was still on %d", r.State.Timeline, cut.Parent).
 			WithHint("try again; pgbough status shows when the follower has followed")
 	}
-	if cut.Time.IsZero() {
+	if cut.Time.IsZero() || r.State.Past != nil {
 		cut.Time = r.State.AskedAt
 	}
 	r.State.Cut = &cut

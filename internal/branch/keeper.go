@@ -163,6 +163,7 @@ func (s *Service) startKeeper(projectID string) {
 	s.wake[projectID] = wake
 	s.wg.Go(func() { s.keep(projectID, wake) })
 	s.wg.Go(func() { s.keepClones(projectID) })
+	s.wg.Go(func() { s.keepHistory(projectID) })
 }
 
 // stopKeeper ends keeping spares for a project.

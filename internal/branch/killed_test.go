@@ -63,6 +63,12 @@ func TestKilledServer(t *testing.T) {
 			eventually(t, "a clone is ready", func() bool { return len(w.clones(t)) == 1 })
 		}
 	default:
+		if text, ok := strings.CutPrefix(os.Getenv(killedVerb), "past "); ok {
+			lsn, perr := pgbough.ParseLSN(text)
+			check(t, perr)
+			_, err = w.CreateBranch(ctx, "shop", pgbough.CreateRequest{Name: os.Getenv(killedName), At: pgbough.Past{LSN: lsn}})
+			break
+		}
 		prefix, _ := strings.CutPrefix(os.Getenv(killedVerb), "crowd ")
 		for i := range 3 {
 			_, err = w.CreateBranch(ctx, "shop", pgbough.CreateRequest{Name: fmt.Sprintf("%s%d", prefix, i)})

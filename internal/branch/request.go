@@ -73,11 +73,14 @@ func (s *Service) Attach(ctx context.Context, req pgbough.AttachRequest) (pgboug
 	f := report.Facts
 	p := pgbough.Project{
 		ID: pgbough.NewProjectID(), Name: req.Name, State: pgbough.ProjectAttaching, CreatedAt: time.Now().UTC(),
-		DefaultRole: req.Role, DefaultDatabase: req.Database,
+		DefaultRole: req.Role, DefaultDatabase: req.Database, History: pgbough.DefaultHistory,
 		Source: pgbough.Source{
 			ConnString: req.ConnString, SystemID: f.SystemID, Major: f.Major, Version: f.Version, Timeline: f.Timeline,
 			Superuser: f.BootstrapSuperuser, MaxRate: req.MaxRate, AcceptUnlimitedSlot: req.AcceptUnlimitedSlot,
 		},
+	}
+	if req.History != nil {
+		p.History = *req.History
 	}
 	p.Source.Slot = "pgbough_" + strings.ReplaceAll(p.ID, "-", "_")
 	if p.DefaultDatabase == "" {
@@ -342,9 +345,16 @@ func (s *Service) CreateBranch(ctx context.Context, project string, req pgbough.
 	if err := lasting(b); err != nil {
 		return none, err
 	}
-	s.comes(p.ID, b.ID)
+	state := createState{MaxLag: req.MaxLag, Clone: pgbough.NewVolumeID()}
+	if req.At.IsZero() {
+		s.comes(p.ID, b.ID)
+	} else if state, err = s.past(ctx, p, parent, req); err != nil {
+		return none, err
+	} else {
+		b.ParentLSN, b.ParentTime = state.Asked, state.AskedAt
+	}
 	op, err := s.engine.Start(ctx, "create_branch", operation.Request{
-		ProjectID: p.ID, BranchID: b.ID, State: createState{MaxLag: req.MaxLag, Clone: pgbough.NewVolumeID()},
+		ProjectID: p.ID, BranchID: b.ID, State: state,
 		Save: s.with(func(tx *catalog.Tx) error {
 			if err := s.oneMore(tx); err != nil {
 				return err
@@ -515,6 +525,9 @@ func (s *Service) WaitOperation(ctx context.Context, id string) (pgbough.Operati
 type volumes struct {
 	VolumeID string `json:"volume_id"`
 	Clone    string `json:"clone"`
+	Past     struct {
+		Point string `json:"point"`
+	} `json:"past"`
 }
 
 func volumesIn(op pgbough.Operation) (v volumes) {
@@ -528,5 +541,5 @@ func holdsVolume(op pgbough.Operation) bool { return volumesIn(op).VolumeID != "
 // volumesOf are the volumes that an operation works on.
 func volumesOf(op pgbough.Operation) []string {
 	v := volumesIn(op)
-	return slices.DeleteFunc([]string{v.VolumeID, v.Clone}, func(id string) bool { return id == "" })
+	return slices.DeleteFunc([]string{v.VolumeID, v.Clone, v.Past.Point}, func(id string) bool { return id == "" })
 }

@@ -52,6 +52,8 @@ type Options struct {
 	Version      string
 	Log          *slog.Logger
 	Failpoint    func(string)
+	Archive      string                  // directory of the history of all lineages; empty: none is kept
+	Reserve      int64                   // bytes that history leaves free of its disk
 	Admin        credential.APIKey       // opens all of the API; the zero key opens nothing
 	Observe      func(pgbough.Operation) // is told of each operation that has ended; may be nil
 }
@@ -85,6 +87,8 @@ type Service struct {
 	computes   *compute.Computes
 	log        *slog.Logger
 	admin      credential.APIKey
+	archive    string
+	reserve    int64
 
 	life      string       // names this run of the server
 	failpoint func(string) // as of Options, but never nil
@@ -104,6 +108,7 @@ type Service struct {
 	crowds    map[string]*crowd             // by project id
 	demands   map[string]*demand            // by project id
 	aheads    map[string]*ahead             // by project id
+	histories map[string]*history           // by lineage
 
 	knownSettings map[postgres.Installation]postgres.Known
 	installations postgres.Finder
@@ -124,7 +129,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{
 		catalog: o.Catalog, pool: o.Pool, launcher: o.Launcher, credential: o.Credential, runDir: o.RunDir, memory: o.Memory,
-		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, most: o.MostSpares, branches: o.MaxBranches, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, admin: o.Admin, ctx: life, cancel: cancel,
+		limits: o.Limits, disk: o.Disk, machine: o.Notes, wanted: o.Spares, most: o.MostSpares, branches: o.MaxBranches, image: o.Image, resize: o.Resize, version: o.Version, suspend: o.SuspendAfter, endpoint: o.Endpoint, log: o.Log, admin: o.Admin, archive: o.Archive, reserve: o.Reserve, ctx: life, cancel: cancel,
 		computes: compute.New(compute.Options{
 			Launcher: o.Launcher, Records: o.Catalog, SuspendAfter: o.SuspendAfter, MaxAwake: o.MaxAwake, Log: o.Log, Failpoint: o.Failpoint,
 		}),
@@ -136,6 +141,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		crowds:    map[string]*crowd{},
 		demands:   map[string]*demand{},
 		aheads:    map[string]*ahead{},
+		histories: map[string]*history{},
 		starts:    make(chan struct{}, 1+runtime.NumCPU()),
 
 		knownSettings: map[postgres.Installation]postgres.Known{},
@@ -149,7 +155,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	s.engine = operation.New(o.Catalog, o.Log, o.Failpoint)
 	s.engine.Observe(o.Observe)
 	s.engine.Register(s.attachKind(), s.createKind(), s.pointKind(), s.dropPointKind(), s.deleteKind(), s.refillKind(), s.discardKind(), s.deleteProjectKind(),
-		s.cloneKind(), s.suspendKind(), s.startKind())
+		s.cloneKind(), s.suspendKind(), s.startKind(), s.keepPastKind(), s.dropPastKind())
 	if err := s.reconcile(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx), true))
 	}
@@ -177,6 +183,9 @@ func (s *Service) Close(ctx context.Context, stop bool) error {
 			first = fmt.Errorf("close the follower of project %s: %w", id, err)
 		}
 		_ = f.Source().Close()
+	}
+	for _, h := range s.histories {
+		first = errors.Join(first, h.archive.Close())
 	}
 	if stop {
 		first = errors.Join(first, s.stopStrays(ctx))

@@ -159,6 +159,13 @@ func ownersOf(tx *catalog.Tx, p pgbough.Project, out map[string]string) error {
 	for _, pt := range points {
 		out[pt.VolumeID] = ""
 	}
+	past, err := tx.PastPoints(p.ID)
+	if err != nil {
+		return err
+	}
+	for _, pt := range past {
+		out[pt.VolumeID] = ""
+	}
 	branches, err := tx.Branches(p.ID)
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func (w *world) open(t *testing.T) {
 	w.launcher, err = sandbox.New(sandbox.Options{Credential: w.options.Credential, Log: w.options.Log})
 	check(t, err)
 	o := w.options
-	o.Catalog, o.Pool, o.Launcher = w.catalog, w.storage.Pool, w.launcher
+	o.Catalog, o.Pool, o.Launcher, o.Archive = w.catalog, w.storage.Pool, w.launcher, filepath.Join(w.dir, "archive")
 	w.Service, err = branch.Open(ctx, o)
 	check(t, err)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 const projectColumns = `id, name, state, root_branch_id, default_role, default_database, system_id, major, version,
-	timeline, superuser, slot, max_rate, accept_unlimited_slot, settings, created_at, sealed_conn_string, sealed_restore_command`
+	timeline, superuser, slot, max_rate, accept_unlimited_slot, settings, created_at, history, sealed_conn_string, sealed_restore_command`
 
 func projectPlace(id, column string) credential.Place {
 	return credential.Place{Table: "projects", Row: id, Column: column}
@@ -26,7 +26,7 @@ func scanProject(tx *Tx, scan func(...any) error) (pgbough.Project, error) {
 		return secretColumn{box: tx.box, v: v, place: func() credential.Place { return projectPlace(p.ID, column) }}
 	}
 	err := scan(&p.ID, &p.Name, &p.State, &p.RootBranchID, &p.DefaultRole, &p.DefaultDatabase, unsigned[uint64]{&s.SystemID}, &s.Major, &s.Version,
-		&s.Timeline, &s.Superuser, &s.Slot, &s.MaxRate, &s.AcceptUnlimitedSlot, jsonColumn{&s.Settings}, timeColumn{&p.CreatedAt},
+		&s.Timeline, &s.Superuser, &s.Slot, &s.MaxRate, &s.AcceptUnlimitedSlot, jsonColumn{&s.Settings}, timeColumn{&p.CreatedAt}, &p.History,
 		secret(&s.ConnString, "conn_string"), secret(&s.RestoreCommand, "restore_command"))
 	return p, err
 }
@@ -37,7 +37,7 @@ func (tx *Tx) projectValues(p pgbough.Project) ([]any, error) {
 	settings, err := list(s.Settings)
 	return []any{
 		p.ID, p.Name, p.State, p.RootBranchID, p.DefaultRole, p.DefaultDatabase, int64(s.SystemID), s.Major, s.Version,
-		s.Timeline, s.Superuser, s.Slot, s.MaxRate, s.AcceptUnlimitedSlot, settings, nanos(p.CreatedAt),
+		s.Timeline, s.Superuser, s.Slot, s.MaxRate, s.AcceptUnlimitedSlot, settings, nanos(p.CreatedAt), int64(p.History),
 		tx.box.Seal(projectPlace(p.ID, "conn_string"), s.ConnString), tx.box.Seal(projectPlace(p.ID, "restore_command"), s.RestoreCommand),
 	}, err
 }
@@ -46,7 +46,7 @@ func (tx *Tx) projectValues(p pgbough.Project) ([]any, error) {
 func (tx *Tx) CreateProject(p pgbough.Project) error {
 	values, err := tx.projectValues(p)
 	if err == nil {
-		_, err = tx.exec("INSERT INTO projects ("+projectColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values...)
+		_, err = tx.exec("INSERT INTO projects ("+projectColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values...)
 	}
 	if isDuplicate(err) {
 		return pgbough.Errorf(pgbough.EConflict, "there is a project %q already", p.Name).
@@ -64,7 +64,7 @@ func (tx *Tx) UpdateProject(p pgbough.Project) error {
 	if err != nil {
 		return fmt.Errorf("write project %s: %w", p.Name, err)
 	}
-	err = tx.change("project "+p.Name, noProject(p.ID), "UPDATE projects SET ("+projectColumns+") = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?", append(values, p.ID)...)
+	err = tx.change("project "+p.Name, noProject(p.ID), "UPDATE projects SET ("+projectColumns+") = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?", append(values, p.ID)...)
 	if isDuplicate(err) {
 		return pgbough.Errorf(pgbough.EConflict, "there is a project %q already", p.Name).WithHint("choose another name")
 	}
@@ -97,12 +97,13 @@ func (tx *Tx) Projects() ([]pgbough.Project, error) {
 // is no such project, and refuses one that has other branches or spares: their
 // volumes would be forgotten.
 func (tx *Tx) DeleteProject(id string) error {
-	var branches, spares, points int
+	var branches, spares, points, past int
 	err := tx.q.QueryRowContext(tx.ctx, `SELECT
 		(SELECT count(*) FROM branches WHERE project_id = ?1 AND id <> (SELECT root_branch_id FROM projects WHERE id = ?1)),
-		(SELECT count(*) FROM spares WHERE project_id = ?1), (SELECT count(*) FROM points WHERE project_id = ?1)`, id).Scan(&branches, &spares, &points)
-	if err == nil && branches+spares+points > 0 {
-		return pgbough.Errorf(pgbough.EConflict, "project %s still has %d branches, %d spares and %d points", id, branches, spares, points).
+		(SELECT count(*) FROM spares WHERE project_id = ?1), (SELECT count(*) FROM points WHERE project_id = ?1),
+		(SELECT count(*) FROM past_points WHERE project_id = ?1)`, id).Scan(&branches, &spares, &points, &past)
+	if err == nil && branches+spares+points+past > 0 {
+		return pgbough.Errorf(pgbough.EConflict, "project %s still has %d branches, %d spares and %d points", id, branches, spares, points+past).
 			WithHint("remove it with all it has: pgbough project delete %s", id)
 	}
 	if err == nil {

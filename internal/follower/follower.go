@@ -133,6 +133,19 @@ func (f *Follower) WaitStreaming(ctx context.Context) error {
 	}
 }
 
+// WaitChange waits until something of the status may have changed.
+func (f *Follower) WaitChange(ctx context.Context) error {
+	f.mu.Lock()
+	changed := f.changed
+	f.mu.Unlock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // SetSource changes how production is reached, for the present standby and all
 // later ones.
 func (f *Follower) SetSource(connString string, dial replication.Dial) error {
@@ -180,6 +193,15 @@ func (f *Follower) stood(ctx context.Context, freezing, all time.Duration) {
 		return
 	}
 	f.log.DebugContext(ctx, "the follower was cloned", "stood_still", all, "until_all_stood", freezing)
+}
+
+// Position asks the standby how far it is now.
+func (f *Follower) Position(ctx context.Context) (Position, error) {
+	s := f.current()
+	if s == nil {
+		return Position{}, pgbough.Errorf(pgbough.EConflict, "the follower does not run").WithHint("pgbough status tells why")
+	}
+	return f.position(ctx, s)
 }
 
 // dialStandby opens a replication connection to the follower for a spare.
@@ -363,7 +385,7 @@ func (f *Follower) look(ctx context.Context, s *Standby, p Position, m source.Mo
 	f.set(func(st *pgbough.FollowerStatus) {
 		st.Replay, st.Received, st.Redo, st.Timeline = p.Replay, p.Received, p.Redo, p.Timeline
 		if serr == nil {
-			st.SourceLSN, st.AskedAt = m.LSN, now
+			st.SourceLSN, st.SourceTime, st.AskedAt = m.LSN, m.Time, now
 			f.asked = append(f.asked, sample{now, m.LSN})
 			for len(f.asked) > 2 && now.Sub(f.asked[0].at) > lagWindow {
 				f.asked = f.asked[1:]

@@ -38,7 +38,7 @@ func accessTo(pattern string) access {
 	case "GET /auth", "GET /users/me", "GET /users/me/organizations", "GET /regions",
 		"GET /projects", "GET /projects/shared", "GET /operations", "GET /operations/{operation}", "GET /status":
 		return toAny
-	case "DELETE /projects/{project}", "PATCH /projects/{project}/source":
+	case "DELETE /projects/{project}", "PATCH /projects/{project}", "PATCH /projects/{project}/source":
 		return toServer // as making a project is: they decide about production
 	case metricsPattern:
 		return toMetrics

@@ -47,6 +47,8 @@ func routes() map[string]asked {
 		"POST /projects":                    {own: refused, other: refused, body: `{"project":{"name":"new","source":{"connection_string":"host=x"}}}`},
 		"GET /projects/{project}":           {own: 200, other: hidden},
 		"DELETE /projects/{project}":        {own: refused, other: refused},
+		"PATCH /projects/{project}":         {own: refused, other: refused, body: `{"project":{"history_retention_seconds":3600}}`},
+		"GET /projects/{project}/history":   {own: 200, other: hidden},
 		"PATCH /projects/{project}/source":  {own: refused, other: refused, body: `{"source":{"connection_string":"host=x"}}`},
 		"GET /projects/{project}/branches":  {own: 200, other: hidden},
 		"POST /projects/{project}/branches": {own: 201, other: hidden, body: `{"branch":{"name":"new"}}`},

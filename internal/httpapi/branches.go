@@ -110,8 +110,8 @@ func (a *api) addConnection(r *http.Request, view pgbough.BranchView, out *neona
 func createRequest(body neonapi.CreateBranchRequest) (pgbough.CreateRequest, error) {
 	b := body.Branch
 	switch {
-	case b.ParentLSN != "" || b.ParentTimestamp != nil:
-		return pgbough.CreateRequest{}, notYet("a branch at a past LSN or time")
+	case b.ParentLSN != "" && b.ParentTimestamp != nil:
+		return pgbough.CreateRequest{}, pgbough.Errorf(pgbough.EInvalid, "parent_lsn and parent_timestamp are two moments; give one")
 	case b.InitSource != "" && b.InitSource != "parent-data":
 		return pgbough.CreateRequest{}, notYet("init_source " + b.InitSource)
 	case body.MaxLagSeconds < 0 || b.TTLSeconds < 0:
@@ -131,6 +131,16 @@ func createRequest(body neonapi.CreateBranchRequest) (pgbough.CreateRequest, err
 		Reuse:  body.Reuse,
 
 		Protected: b.Protected,
+	}
+	if b.ParentTimestamp != nil {
+		req.At.Time = *b.ParentTimestamp
+	}
+	if b.ParentLSN != "" {
+		lsn, err := pgbough.ParseLSN(b.ParentLSN)
+		if err != nil || lsn == 0 {
+			return req, pgbough.Errorf(pgbough.EInvalid, "parent_lsn %q is not an LSN such as 16/B374D848", b.ParentLSN)
+		}
+		req.At.LSN = lsn
 	}
 	if req.Name == "" {
 		req.Name = "branch-" + strings.ToLower(rand.Text()[:8])

@@ -98,7 +98,9 @@ func (a *api) routes() map[string]handler {
 		"POST /projects":               a.createProject,
 		"GET " + project:               a.getProject,
 		"DELETE " + project:            a.deleteProject,
+		"PATCH " + project:             a.updateProject,
 		"PATCH " + project + "/source": a.setSource,
+		"GET " + project + "/history":  a.getHistory,
 
 		"GET " + project + "/branches":                    a.listBranches,
 		"POST " + project + "/branches":                   a.createBranch,

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/neonapi"
@@ -57,6 +58,7 @@ func (a *api) createProject(w http.ResponseWriter, r *http.Request) error {
 		SourceRequest: sourceRequest(*req.Project.Source),
 		Role:          req.Project.Branch.RoleName,
 		Database:      req.Project.Branch.DatabaseName,
+		History:       retention(req.Project.HistoryRetentionSeconds),
 	})
 	if err != nil {
 		return err
@@ -86,6 +88,35 @@ func (a *api) getProject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, neonapi.ProjectResponse{Project: wireProject(p)})
+}
+
+func (a *api) updateProject(w http.ResponseWriter, r *http.Request) error {
+	var req neonapi.UpdateProjectRequest
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	p, err := a.service.ChangeProject(r.Context(), r.PathValue("project"), pgbough.ProjectChange{History: retention(req.Project.HistoryRetentionSeconds)})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, neonapi.ProjectResponse{Project: wireProject(p), Operations: wireOperations(pgbough.Operation{})})
+}
+
+// retention reads Neon's history_retention_seconds.
+func retention(s *float64) *time.Duration {
+	if s == nil {
+		return nil
+	}
+	d := seconds(*s)
+	return &d
+}
+
+func (a *api) getHistory(w http.ResponseWriter, r *http.Request) error {
+	h, err := a.service.History(r.Context(), r.PathValue("project"))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, wireHistory(h))
 }
 
 func (a *api) deleteProject(w http.ResponseWriter, r *http.Request) error {

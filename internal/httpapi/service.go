@@ -33,6 +33,11 @@ type Service interface {
 	DeleteProject(ctx context.Context, project string) (pgbough.Project, pgbough.Operation, error)
 	SetSource(ctx context.Context, project string, req pgbough.SourceRequest) (pgbough.Project, pgbough.Operation, error)
 
+	// ChangeProject changes all that is asked for, or nothing.
+	ChangeProject(ctx context.Context, project string, change pgbough.ProjectChange) (pgbough.Project, error)
+	// History is how far back the project can be branched.
+	History(ctx context.Context, project string) (pgbough.History, error)
+
 	CreateBranch(ctx context.Context, project string, req pgbough.CreateRequest) (pgbough.Created, error)
 	Branches(ctx context.Context, project string) ([]pgbough.BranchView, error)
 	Branch(ctx context.Context, project, branch string) (pgbough.BranchView, error)

@@ -28,8 +28,24 @@ func wireProject(p pgbough.Project) neonapi.Project {
 		ConsumptionPeriodStart: created, ConsumptionPeriodEnd: created,
 		State: p.State, RootBranchID: p.RootBranchID,
 		DefaultRole: p.DefaultRole, DefaultDatabase: p.DefaultDatabase,
-		Source: wireSource(p.Source),
+		Source: wireSource(p.Source), HistoryRetentionSeconds: int64(p.History.Seconds()),
 	}
+}
+
+func wireHistory(h pgbough.History) neonapi.History {
+	out := neonapi.History{
+		ProjectID: h.Project.ID, Project: h.Project.Name, RetentionSeconds: int64(h.Window.Seconds()),
+		FromLSN: h.From, FromTimestamp: utc(h.FromTime), ToLSN: h.To, ToTimestamp: utc(h.ToTime),
+		WALBytes: h.WALBytes, WALRawBytes: h.RawBytes, Points: []neonapi.HistoryPoint{}, Gaps: []neonapi.Gap{}, Notes: []string{},
+	}
+	for _, p := range h.Points {
+		out.Points = append(out.Points, neonapi.HistoryPoint{VolumeID: p.VolumeID, LSN: p.LSN, RedoLSN: p.Redo, Timeline: p.Timeline, Timestamp: utc(p.Time), CreatedAt: p.CreatedAt.UTC()})
+	}
+	for _, g := range h.Gaps {
+		out.Gaps = append(out.Gaps, neonapi.Gap{FromLSN: g.From, ToLSN: g.To})
+	}
+	out.Notes = append(out.Notes, h.Notes...)
+	return out
 }
 
 // wireSource shows where production is and who asks it. Of the connection

@@ -71,7 +71,9 @@ type CreateProjectRequest struct {
 	Project struct {
 		Name   string         `json:"name"`
 		Source *SourceRequest `json:"source,omitempty"`
-		Branch struct {
+		// HistoryRetentionSeconds is how far back it can be branched; 0 is not at all.
+		HistoryRetentionSeconds *float64 `json:"history_retention_seconds,omitempty"`
+		Branch                  struct {
 			RoleName     string `json:"role_name,omitempty"`
 			DatabaseName string `json:"database_name,omitempty"`
 		} `json:"branch"`
@@ -101,6 +103,13 @@ type ProjectList struct {
 	Pagination   Pagination `json:"pagination"`
 	Applications struct{}   `json:"applications"`
 	Integrations struct{}   `json:"integrations"`
+}
+
+// UpdateProjectRequest is the body of PATCH /projects/{p}.
+type UpdateProjectRequest struct {
+	Project struct {
+		HistoryRetentionSeconds *float64 `json:"history_retention_seconds,omitempty"`
+	} `json:"project"`
 }
 
 // SetSourceRequest is the body of PATCH /projects/{p}/source.

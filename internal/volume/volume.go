@@ -75,6 +75,7 @@ const (
 	RoleSpare  Role = "spare"
 	RoleBranch Role = "branch"
 	RolePoint  Role = "point"
+	RolePast   Role = "past"  // a clone of the root as it once was
 	RoleClone  Role = "clone" // of a point, for a branch that nobody has asked for yet
 )
 

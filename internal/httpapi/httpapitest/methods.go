@@ -103,6 +103,38 @@ func (s *Service) DeleteProject(_ context.Context, project string) (pgbough.Proj
 	return p, s.start("delete_project", p.ID, "", func() { s.drop(p.ID) }, func() {}), nil
 }
 
+// ChangeProject implements httpapi.Service.
+func (s *Service) ChangeProject(_ context.Context, project string, change pgbough.ProjectChange) (pgbough.Project, error) {
+	err := s.enter("ChangeProject")
+	defer s.Unlock()
+	if err != nil {
+		return pgbough.Project{}, err
+	}
+	if _, err := s.project(project); err != nil {
+		return pgbough.Project{}, err
+	}
+	p := &s.projects[s.projectIndex(project)]
+	if change.History != nil {
+		p.History = *change.History
+	}
+	return *p, nil
+}
+
+// History implements httpapi.Service.
+func (s *Service) History(_ context.Context, project string) (pgbough.History, error) {
+	err := s.enter("History")
+	defer s.Unlock()
+	if err != nil {
+		return pgbough.History{}, err
+	}
+	p, err := s.project(project)
+	return pgbough.History{
+		Project: p, Window: p.History, From: 0x16B3000000, To: 0x16B374D848, FromTime: p.CreatedAt, ToTime: p.CreatedAt, WALBytes: 1000, RawBytes: 4000,
+		Points: []pgbough.PastPoint{{VolumeID: "vpast1", LSN: 0x16B3000000, Redo: 0x16B2000000, Timeline: 1, CreatedAt: p.CreatedAt}},
+		Gaps:   []pgbough.Gap{{From: 0x16B3100000, To: 0x16B3200000}},
+	}, err
+}
+
 // SetSource implements httpapi.Service.
 func (s *Service) SetSource(_ context.Context, project string, req pgbough.SourceRequest) (pgbough.Project, pgbough.Operation, error) {
 	err := s.enter("SetSource")
