@@ -35,7 +35,7 @@ const (
 	defaultUID     = 64420 // of all files of Postgres, and the first of a range; needs no entry in passwd
 	serverShutdown = 2 * time.Minute
 
-	archiveReserve = 1 << 30 // what history leaves free of the data directory's disk, which the catalog needs
+	archiveReserve = 512 << 20 // what history leaves free of the data directory's disk, which the catalog needs
 
 	leastMemory    = 256 << 20
 	leastCPUs      = 0.1

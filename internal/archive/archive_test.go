@@ -2,11 +2,13 @@ package archive
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,6 +232,66 @@ func TestGap(t *testing.T) {
 	for s := range a.segments {
 		if s.no(l.size) <= lost {
 			t.Errorf("%s is kept", s.name())
+		}
+	}
+}
+
+// TestTimelines: after a failover, the segment in which it happened is that of the
+// new timeline for what came after, and the part before it is the old one's.
+func TestTimelines(t *testing.T) {
+	const size = 16 << 20
+	follower := t.TempDir()
+	file := func(name string, fill byte) {
+		b := bytes.Repeat([]byte{fill}, size)
+		binary.LittleEndian.PutUint32(b[sizeOffset:], size)
+		must(t, os.WriteFile(filepath.Join(follower, name), b, 0o600))
+	}
+	file("000000010000000000000002", 'a')
+	file("000000010000000000000003", 'b') // what the old one had received of it
+	file("000000020000000000000003", 'c')
+	file("000000020000000000000004", 'd')
+	must(t, os.WriteFile(filepath.Join(follower, "00000002.history"), []byte("1\t0/3500000\tno recovery target specified\n"), 0o600))
+	wal, err := os.OpenRoot(follower)
+	must(t, err)
+	defer func() { must(t, wal.Close()) }()
+	a := open(t, t.TempDir())
+	const end = pgbough.LSN(0x4200000)
+	if n, err := a.Collect(t.Context(), wal, end, a.Newest(wal, 1)); err != nil || n != 2 {
+		t.Fatalf("%d segments are finished: %v", n, err)
+	}
+	l, err := a.Log(wal, end, 2)
+	must(t, err)
+	for lsn, want := range map[pgbough.LSN]uint32{0x2100000: 1, 0x3500000: 1, 0x3500001: 2, end: 2} {
+		if got := l.TimelineAt(lsn); got != want {
+			t.Errorf("%s is on timeline %d, want %d", lsn, got, want)
+		}
+	}
+	for to, want := range map[pgbough.LSN]string{
+		0x3400000: "000000010000000000000002:a 000000010000000000000003:c.",
+		0x4100000: "00000002.history:1 000000010000000000000002:a 000000020000000000000003:c 000000020000000000000004:d.",
+	} {
+		dir := t.TempDir()
+		dest, err := os.OpenRoot(dir)
+		must(t, err)
+		must(t, l.Fill(t.Context(), dest, Owner{os.Geteuid(), os.Getegid()}, 0x2000028, to))
+		must(t, dest.Close())
+		entries, err := os.ReadDir(dir)
+		must(t, err)
+		var got []string
+		for _, e := range entries {
+			b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			must(t, err)
+			about := e.Name() + ":" + string(b[:1])
+			if b[len(b)-1] == 0 { // nothing of what came after
+				about += "."
+			}
+			got = append(got, about)
+		}
+		slices.Sort(got)
+		sorted := strings.Fields(want)
+		slices.Sort(sorted)
+		if !slices.Equal(got, sorted) {
+			t.Errorf("for %s: %q, want %q", to, got, sorted)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -28,12 +29,16 @@ const (
 
 // history is what is kept of one lineage.
 type history struct {
-	archive *archive.Archive
+	projectID string
+	archive   *archive.Archive
+	note      atomic.Pointer[string] // why not all of it is kept
 
-	mu     sync.Mutex // held while the archive is written to
-	gone   bool       // removed with its project
-	note   string     // why not all of it is kept
+	mu   sync.Mutex // held while the archive is written to
+	gone bool       // removed with its project
+
+	// Its keeper's alone.
 	warned time.Time
+	again  time.Time // when a point may be made again, after one could not
 }
 
 // keepHistory keeps the WAL and the points of a project's root, as far back as
@@ -74,9 +79,8 @@ func (s *Service) troubled(projectID string, err error) {
 		s.log.WarnContext(s.ctx, "history is not kept", "project", p.Name, "err", errors.Join(err, herr))
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.note = "history is not kept: " + err.Error()
+	note := "history is not kept: " + err.Error()
+	h.note.Store(&note)
 	if time.Since(h.warned) > time.Minute {
 		h.warned = time.Now()
 		s.log.WarnContext(s.ctx, "history is not kept", "project", p.Name, "err", err)
@@ -101,7 +105,7 @@ func (s *Service) historyOf(ctx context.Context, p pgbough.Project) (*history, e
 	if err != nil {
 		return nil, err
 	}
-	h := &history{archive: a}
+	h := &history{projectID: p.ID, archive: a}
 	s.histories[root.VolumeID] = h
 	return h, nil
 }
@@ -116,6 +120,9 @@ func (s *Service) tendHistory(p pgbough.Project) error {
 	if err != nil {
 		return err
 	}
+	if s.pool.Kind() == volume.KindCopy {
+		p.History = 0 // each point would be a full copy
+	}
 	var full error
 	if p.History > 0 {
 		full = s.collect(p, h, f.Status())
@@ -123,12 +130,19 @@ func (s *Service) tendHistory(p pgbough.Project) error {
 			return full
 		}
 		if full == nil {
+			full = s.pool.CheckSpace(0)
+		}
+		if full == nil {
 			if err := s.tendPast(p, h, f); err != nil {
 				return err
 			}
 		}
 	}
-	return errors.Join(full, s.retain(p, h, full != nil))
+	if err := errors.Join(full, s.retain(p, h, full != nil)); err != nil {
+		return err
+	}
+	h.note.Store(nil)
+	return nil
 }
 
 // collect takes over what the follower has received.
@@ -149,9 +163,6 @@ func (s *Service) collect(p pgbough.Project, h *history, st pgbough.FollowerStat
 	}
 	defer func() { _ = wal.Close() }() // read only
 	_, err = h.archive.Collect(s.ctx, wal, received(st), h.archive.Newest(wal, st.Timeline))
-	if err == nil {
-		h.note = ""
-	}
 	return err
 }
 
@@ -180,7 +191,7 @@ func (s *Service) walOf(ctx context.Context, p pgbough.Project) (*os.Root, error
 // restartpoint, pastDistance after the last one, or where WAL was lost since.
 func (s *Service) tendPast(p pgbough.Project, h *history, f *follower.Follower) error {
 	st := f.Status()
-	if st.State != pgbough.FollowerStreaming || s.pool.Kind() == volume.KindCopy {
+	if st.State != pgbough.FollowerStreaming {
 		return nil
 	}
 	points, err := s.catalog.PastPoints(s.ctx, p.ID)
@@ -197,11 +208,17 @@ func (s *Service) tendPast(p pgbough.Project, h *history, f *follower.Follower) 
 	if err != nil {
 		return err
 	}
+	if time.Now().Before(h.again) {
+		return nil
+	}
 	op, err := s.engine.Start(s.ctx, "keep_point", operation.Request{
 		ProjectID: p.ID, State: keepState{VolumeID: pgbough.NewVolumeID(), Parent: root.VolumeID},
 	})
 	if err == nil {
 		_, err = s.engine.Wait(s.ctx, op.ID)
+	}
+	if err != nil {
+		h.again = time.Now().Add(refillPause)
 	}
 	return err
 }
@@ -316,7 +333,7 @@ func (s *Service) retain(p pgbough.Project, h *history, full bool) error {
 	}
 	drop := outdated(points, time.Now(), p.History)
 	if full && len(drop) == 0 && len(points) > 1 {
-		s.log.WarnContext(s.ctx, "the disk of the archive is full: the history window gets shorter", "project", p.Name,
+		s.log.WarnContext(s.ctx, "the archive's disk or the pool is full: the history window gets shorter", "project", p.Name,
 			"was_from", points[0].Time, "now_from", points[1].Time)
 		drop = points[:1]
 	}
@@ -447,11 +464,7 @@ func (s *Service) History(ctx context.Context, project string) (pgbough.History,
 	}
 	stats := h.archive.Stats()
 	out.WALBytes, out.RawBytes = stats.Bytes, stats.RawBytes
-	h.mu.Lock()
-	if h.note != "" {
-		out.Notes = append(out.Notes, h.note)
-	}
-	h.mu.Unlock()
+	out.Notes = h.told()
 	if s.pool.Kind() == volume.KindCopy {
 		out.Notes = append(out.Notes, "the pool cannot share what is the same, so no history is kept: each point would be a full copy")
 	}
@@ -500,6 +513,26 @@ func (s *Service) logOf(ctx context.Context, p pgbough.Project, h *history) (_ *
 		return nil, nil, errors.Join(err, wal.Close())
 	}
 	return l, func() { _ = wal.Close() }, nil // it was only read
+}
+
+// historyNotes tell why a project's history is not kept, where it is not.
+func (s *Service) historyNotes(p pgbough.Project) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var notes []string
+	for _, h := range s.histories {
+		if h.projectID == p.ID {
+			notes = append(notes, h.told()...)
+		}
+	}
+	return notes
+}
+
+func (h *history) told() []string {
+	if note := h.note.Load(); note != nil {
+		return []string{*note}
+	}
+	return nil
 }
 
 // ChangeProject changes what can be changed of a project.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/volume"
 )
 
 // TestOutdated: all points of the last hour are kept, then one of each hour, then
@@ -44,5 +45,37 @@ func TestOutdated(t *testing.T) {
 		if got := strings.Join(kept, " "); got != c.kept {
 			t.Errorf("%s: %s are kept, want %s", name, got, c.kept)
 		}
+	}
+}
+
+// TestFullArchive: a full disk makes the window shorter, by the oldest point, but
+// the last point stays.
+func TestFullArchive(t *testing.T) {
+	r := newRig(t)
+	r.archive = t.TempDir()
+	p := r.project()
+	p.History = time.Hour
+	for i := range 3 {
+		v := r.volume(p, volume.RolePast)
+		must(t, r.catalog.PutPastPoint(t.Context(), pgbough.PastPoint{VolumeID: v.ID, ProjectID: p.ID, LSN: pgbough.LSN(i + 1), CreatedAt: time.Now()}))
+	}
+	h, err := r.historyOf(t.Context(), p)
+	must(t, err)
+	for _, want := range []int{2, 1, 1} {
+		before, err := r.catalog.PastPoints(t.Context(), p.ID)
+		must(t, err)
+		must(t, r.retain(p, h, true))
+		points, err := r.catalog.PastPoints(t.Context(), p.ID)
+		must(t, err)
+		if len(points) != want || points[want-1].VolumeID != before[len(before)-1].VolumeID {
+			t.Fatalf("%d points are left, want the newest %d", len(points), want)
+		}
+		if _, err := r.pool.Get(before[0].VolumeID); (err == nil) != (want == len(before)) {
+			t.Errorf("the volume of the oldest of %d points: %v", len(before), err)
+		}
+	}
+	must(t, r.retain(p, h, false))
+	if points, err := r.catalog.PastPoints(t.Context(), p.ID); err != nil || len(points) != 1 {
+		t.Errorf("%d points are left when there is room again: %v", len(points), err)
 	}
 }

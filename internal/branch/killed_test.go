@@ -63,6 +63,11 @@ func TestKilledServer(t *testing.T) {
 			eventually(t, "a clone is ready", func() bool { return len(w.clones(t)) == 1 })
 		}
 	default:
+		if text, ok := strings.CutPrefix(os.Getenv(killedVerb), "history "); ok {
+			d, _ := time.ParseDuration(text)
+			_, err = w.ChangeProject(ctx, "shop", pgbough.ProjectChange{History: &d})
+			break
+		}
 		if text, ok := strings.CutPrefix(os.Getenv(killedVerb), "past "); ok {
 			lsn, perr := pgbough.ParseLSN(text)
 			check(t, perr)

@@ -205,21 +205,26 @@ func (s *Service) clonePast(ctx context.Context, r *createRun) error {
 	}
 	past := r.State.Past
 	if err := s.pool.CheckClone(ctx, past.Point, spareNeed+r.State.Asked.Sub(past.Redo)); err != nil {
-		return err
+		return removed(err)
 	}
 	r.Progress(pgbough.Progress{Message: fmt.Sprintf("production as it was at %s, after the commit of %s; from %d MB of WAL before it", r.State.Asked, r.State.AskedAt.UTC().Format(time.RFC3339Nano), r.State.Asked.Sub(past.Redo)>>20)})
 	v, err := s.pool.Clone(ctx, past.Point, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RoleSpare})
-	if errors.Is(err, volume.ErrNotExist) {
-		return pgbough.Errorf(pgbough.ELocked, "the point that the branch was to be made of has just been removed").WithHint("try again")
-	}
 	if err != nil {
-		return err
+		return removed(err)
 	}
 	if err := s.fillPast(ctx, r, p, v); err != nil {
 		return lost(err)
 	}
 	past.Filled = true
 	return r.Save(ctx)
+}
+
+// removed is an error of cloning a point that may be gone since it was chosen.
+func removed(err error) error {
+	if errors.Is(err, volume.ErrNotExist) {
+		return pgbough.Errorf(pgbough.ELocked, "the point that the branch was to be made of has just been removed").WithHint("try again")
+	}
+	return err
 }
 
 // reservePast writes down which volume the branch will be, once.

@@ -170,3 +170,79 @@ func TestDamagedPast(t *testing.T) {
 		t.Errorf("%s rows", got)
 	}
 }
+
+// TestFullDisk: when history may take nothing more of its disk, following and
+// branches of now go on, it is told, and nothing is lost once there is room.
+func TestFullDisk(t *testing.T) {
+	w := newPast(t)
+	_, before := w.commits(t, 3)
+	w.options.Reserve = 1 << 60
+	w.again(t, false)
+	w.source.Exec(t, "postgres", "SELECT pg_switch_wal()")
+	eventually(t, "it is told that history is not kept", func() bool { return strings.Contains(fmt.Sprint(w.history(t).Notes), "full") })
+	if got := w.value(t, w.create(t, "now").ID, "SELECT count(*) FROM moments"); got != "3" {
+		t.Errorf("a branch of now has %s rows", got)
+	}
+	w.options.Reserve = 0
+	w.again(t, false)
+	eventually(t, "history is kept again", func() bool { h := w.history(t); return len(h.Notes) == 0 && h.To > before[2] })
+	if h := w.history(t); len(h.Gaps) != 0 {
+		t.Errorf("gaps: %v", h.Gaps)
+	}
+	if got := w.value(t, w.createAt(t, "then", pgbough.Past{LSN: before[1]}).ID, "SELECT count(*) FROM moments"); got != "2" {
+		t.Errorf("a branch of then has %s rows", got)
+	}
+}
+
+// TestKilledKeepingHistory kills the server with a real SIGKILL at every boundary
+// of making and of removing a point of the past: the next server has all of it or
+// nothing.
+func TestKilledKeepingHistory(t *testing.T) {
+	w := newPast(t)
+	set := func(d time.Duration) {
+		_, err := w.ChangeProject(t.Context(), "shop", pgbough.ProjectChange{History: &d})
+		check(t, err)
+	}
+	var places []string
+	for _, at := range []string{"before", "done", "saved"} {
+		places = append(places, "keep_point/clone/"+at, "drop_point/destroy/"+at)
+	}
+	places = append(places, "keep_point/publish/before", "keep_point/publish/done")
+	const undone = "keep_point/publish/before=error;keep_point/clone/undo/"
+	places = append(places, undone+"before", undone+"done")
+	for _, place := range places {
+		t.Run(place, func(t *testing.T) {
+			want, verb := 1, "history 24h"
+			if strings.HasPrefix(place, "drop_point") {
+				want, verb = 0, "history 0"
+			}
+			set(time.Duration(1-want) * 24 * time.Hour)
+			eventually(t, "the history is as it has to be before", func() bool { return len(w.history(t).Points) == 1-want })
+			w.settle(t)
+			w.close(t, false)
+			cmd := exec.Command(os.Args[0], "-test.run=^TestKilledServer$", "-test.v")
+			cmd.Env = append(os.Environ(), killedDir+"="+w.dir, killedAt+"="+place, killedVerb+"="+verb)
+			out, err := cmd.CombinedOutput()
+			w.open(t)
+			if err == nil || cmd.ProcessState.Exited() {
+				t.Fatalf("the server was not killed at %s: %v\n%s", place, err, out)
+			}
+			eventually(t, "the history is as it was wanted", func() bool { return len(w.history(t).Points) == want })
+			w.settle(t)
+			pool, err := w.Pool(t.Context())
+			check(t, err)
+			past := 0
+			for _, v := range pool.Volumes {
+				if v.Role == "past" {
+					past++
+				}
+				if !v.Known {
+					t.Errorf("volume %s (%s) is nobody's", v.ID, v.Role)
+				}
+			}
+			if past != want {
+				t.Errorf("%d volumes of the past, want %d", past, want)
+			}
+		})
+	}
+}

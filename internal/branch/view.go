@@ -48,9 +48,10 @@ func (s *Service) Status(ctx context.Context) (pgbough.Status, error) {
 			return st, err
 		}
 		ps.Branches = len(branches)
+		st.Notes = append(st.Notes, s.historyNotes(p)...)
 		st.Projects = append(st.Projects, ps)
 	}
-	st.Notes = s.notes(ctx, entries, owners)
+	st.Notes = append(s.notes(ctx, entries, owners), st.Notes...)
 	st.Pool, err = s.space()
 	return st, err
 }

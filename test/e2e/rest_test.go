@@ -96,7 +96,7 @@ func (s *server) unlikeCatalog() (problems []string) {
 		switch {
 		case !v.Known:
 			problems = append(problems, "volume "+v.ID+" ("+v.Role+") is known to nobody")
-		case v.Role == "point", v.Role == "clone": // they go by themselves
+		case v.Role == "point", v.Role == "clone", v.Role == "past": // they go by themselves
 		case v.Role != "spare":
 			branches++
 		case !slices.Contains(ready, v.ID):
