@@ -13,6 +13,7 @@ func TestPastPoints(t *testing.T) {
 	must(t, c.CreateProject(ctx, p))
 	full := filled[pgbough.PastPoint]()
 	full.ProjectID = p.ID
+	full.LSN = 7 // of those that are real, none has the highest bit
 	changed := full
 	changed.LSN++
 	older := pgbough.PastPoint{VolumeID: "older", ProjectID: p.ID, LSN: 1}
