@@ -87,20 +87,21 @@ func (l *Log) file(name string, archived bool) ([]byte, error) {
 	return b, err
 }
 
-// begins is where each timeline begins, the oldest first.
-type begins struct {
+// reign is from where to where WAL is of a timeline.
+type reign struct {
 	timeline uint32
 	at, end  pgbough.LSN
 }
 
-func (l *Log) timelines() []begins {
-	var list []begins
+// timelines are all up to the newest, the oldest first.
+func (l *Log) timelines() []reign {
+	var list []reign
 	var at pgbough.LSN
 	for _, h := range l.history {
-		list = append(list, begins{h.Timeline, at, h.SwitchLSN})
+		list = append(list, reign{h.Timeline, at, h.SwitchLSN})
 		at = h.SwitchLSN
 	}
-	return append(list, begins{l.timeline, at, l.end})
+	return append(list, reign{l.timeline, at, l.end})
 }
 
 // finished tells whether nothing more comes into a segment.

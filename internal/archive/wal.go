@@ -30,7 +30,7 @@ const (
 	blockOrigin, blockTopXID   = 253, 252
 	blockDataShort, blockLong  = 255, 254
 	microsecondsTo2000         = 946684800 * 1000000
-	timelineOffset, sizeOffset = 4, 32
+	sizeOffset                 = 32 // in the first page of a segment, of its size
 )
 
 // errEnd says that there is no whole record any more.
