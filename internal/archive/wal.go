@@ -27,10 +27,10 @@ const (
 	xactCommit               = 0x00
 	xactCommitPrepared       = 0x30
 
-	blockOrigin, blockTopXID   = 253, 252
-	blockDataShort, blockLong  = 255, 254
-	microsecondsTo2000         = 946684800 * 1000000
-	sizeOffset                 = 32 // in the first page of a segment, of its size
+	blockOrigin, blockTopXID  = 253, 252
+	blockDataShort, blockLong = 255, 254
+	microsecondsTo2000        = 946684800 * 1000000
+	sizeOffset                = 32 // in the first page of a segment, of its size
 )
 
 // errEnd says that there is no whole record any more.
