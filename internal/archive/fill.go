@@ -42,6 +42,9 @@ func (l *Log) Fill(ctx context.Context, wal *os.Root, owner Owner, from, to pgbo
 	if err != nil {
 		return err
 	}
+	if l.end < to {
+		return fmt.Errorf("%w: it ends at %s, before %s", ErrMissing, l.end, to)
+	}
 	if at.timeline > 1 {
 		text, err := l.file(historyName(at.timeline), l.archive.hasHistory(at.timeline))
 		if err != nil {

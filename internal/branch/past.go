@@ -167,6 +167,13 @@ func (s *Service) hasReceived(ctx context.Context, p pgbough.Project, lsn pgboug
 	if err != nil {
 		return err
 	}
+	waiting, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	for f.Status().Timeline == 0 { // it has just been started, and was not asked yet
+		if err := f.WaitChange(waiting); err != nil {
+			return pgbough.Errorf(pgbough.EConflict, "the follower does not run: %s", f.Status().Reason).WithHint("pgbough status tells more")
+		}
+	}
 	if received(f.Status()) >= lsn {
 		return nil
 	}
@@ -179,8 +186,6 @@ func (s *Service) hasReceived(ctx context.Context, p pgbough.Project, lsn pgboug
 			return pgbough.Errorf(pgbough.EInvalid, "%s is in the future: production is at %s", lsn, now.LSN).WithHint("for a branch of now leave --at out")
 		}
 	}
-	waiting, cancel := context.WithTimeout(ctx, short)
-	defer cancel()
 	for received(f.Status()) < lsn {
 		if err := f.WaitChange(waiting); err != nil {
 			return pgbough.Errorf(pgbough.EUnreachable, "the follower has not received %s yet, only %s", lsn, received(f.Status())).
@@ -268,6 +273,9 @@ func (s *Service) fillPast(ctx context.Context, r *createRun, p pgbough.Project,
 	}
 	if h == nil {
 		return pgbough.Errorf(pgbough.EConflict, "project %s keeps no history", p.Name)
+	}
+	if err := s.hasReceived(ctx, p, r.State.Asked); err != nil { // after a restart it is not known at once
+		return err
 	}
 	l, done, err := s.logOf(ctx, p, h)
 	if err != nil {
