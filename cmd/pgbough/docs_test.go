@@ -100,17 +100,17 @@ func TestCommandLines(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		"branch":                   "needs a verb",
-		"branch make x":            "needs a verb",
-		"nonsense":                 "unknown command",
-		"branch create":            "accepts 1 arg",
-		"branch create x --at now": "unknown flag",
-		"server --spares many":     "invalid argument",
-		"psql x -c 'select 1'":     "unknown shorthand flag",
-		"url x 'unclosed":          "quote",
-		"run -- make test --at x":  "",
-		"server --data DIR":        "",
-		"pool":                     "",
+		"branch":                     "needs a verb",
+		"branch make x":              "needs a verb",
+		"nonsense":                   "unknown command",
+		"branch create":              "accepts 1 arg",
+		"branch create x --when now": "unknown flag",
+		"server --spares many":       "invalid argument",
+		"psql x -c 'select 1'":       "unknown shorthand flag",
+		"url x 'unclosed":            "quote",
+		"run -- make test --at x":    "",
+		"server --data DIR":          "",
+		"pool":                       "",
 	} {
 		err := parses(line, true)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
