@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbough/pgbough"
 	"github.com/pgbough/pgbough/internal/postgres"
@@ -243,6 +244,10 @@ func (s *Standby) replayedAll(ctx context.Context) (all bool, err error) {
 	return all, err
 }
 
+// notInRecovery is the SQLSTATE of pg_promote where there is nothing to promote
+// (object_not_in_prerequisite_state).
+const notInRecovery = "55000"
+
 // Promote cuts it from its upstream and makes it a primary on a timeline of its
 // own. Whatever it had received is part of it. Promoting a promoted one returns
 // the same cut.
@@ -256,6 +261,9 @@ func (s *Standby) Promote(ctx context.Context) (Cut, error) {
 		}
 		// Not waiting: pg_promote looks only every 100 ms (xlogfuncs.c).
 		_, err := c.Exec(ctx, "SELECT pg_promote(false)")
+		if over := new(pgconn.PgError); errors.As(err, &over) && over.Code == notInRecovery {
+			return nil // it has come to its target meanwhile, and promotes itself
+		}
 		return err
 	})
 	if err != nil {

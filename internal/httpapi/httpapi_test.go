@@ -362,7 +362,7 @@ func TestProtected(t *testing.T) {
 func TestWhatThisVersionCannotDoIsRefused(t *testing.T) {
 	s := withShop(t)
 	for _, body := range []string{
-		`{"branch":{"parent_lsn":"0/1"}}`, `{"branch":{"parent_timestamp":"2026-01-01T00:00:00Z"}}`, `{"branch":{"init_source":"schema-only"}}`,
+		`{"branch":{"parent_lsn":"yesterday"}}`, `{"branch":{"parent_lsn":"0/1","parent_timestamp":"2026-01-01T00:00:00Z"}}`, `{"branch":{"init_source":"schema-only"}}`,
 		`{"endpoints":[{"type":"read_only"}]}`, `{"branch":{"name":"-x"}}`, `{`, `{"max_lag_seconds":-1}`,
 	} {
 		if code := s.call(t, "POST", shop+"/branches", body, 400)["code"]; code != "INVALID" {

@@ -102,7 +102,7 @@ func (a *api) updateProject(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, neonapi.ProjectResponse{Project: wireProject(p), Operations: wireOperations(pgbough.Operation{})})
 }
 
-// retention reads Neon's history_retention_seconds.
+// retention reads Neon's history_retention_seconds; what is not there changes nothing.
 func retention(s *float64) *time.Duration {
 	if s == nil {
 		return nil
