@@ -22,7 +22,7 @@ func layers() []Layer {
 		{Name: "nouns", Dirs: []string{"."}},
 		{Name: "leaves", Dirs: []string{
 			"internal/credential", "internal/link", "internal/neonapi", "internal/postgres", "internal/replication",
-			"internal/sandbox", "internal/source", "internal/volume/...",
+			"internal/sandbox", "internal/schema", "internal/source", "internal/volume/...",
 		}},
 		{Name: "services", Dirs: []string{
 			"internal/archive", "internal/catalog", "internal/compute", "internal/follower", "internal/operation", "internal/quarantine",
@@ -69,10 +69,11 @@ func exceptions() []Exception {
 // can be replaced in one place. What is not listed may not be imported.
 func owners() []Owner {
 	return []Owner{
+		{"github.com/aymanbagabas/go-udiff", []string{"internal/schema"}, "what differs is written as lines in one place"},
 		{"github.com/google/go-cmp", nil, "comparing is for tests"},
 		{"github.com/hanwen/go-fuse/v2", nil, "a file system that stops answering is for tests"},
 		{"github.com/jackc/pgx/v5", []string{
-			"internal/compute", "internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/source",
+			"internal/compute", "internal/follower", "internal/postgres", "internal/quarantine", "internal/replication", "internal/schema", "internal/source",
 			"internal/branch",  // tells a server's error from a broken connection
 			"internal/httpapi", // reads the connection string of a request
 			"internal/pgproxy", // the messages of the protocol
