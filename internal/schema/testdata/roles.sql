@@ -1,0 +1,4 @@
+CREATE ROLE app LOGIN;
+CREATE ROLE "select" LOGIN;
+CREATE ROLE reader;
+CREATE ROLE "Mixed ""Role""";
