@@ -71,6 +71,12 @@ type (
 	PruneResponse = neonapi.PruneResponse
 	// RevokedKey answers DELETE /api_keys/{key}.
 	RevokedKey = neonapi.RevokedKey
+	// Schema answers GET .../schema.
+	Schema = neonapi.Schema
+	// SchemaChange is one object that is not the same in both branches.
+	SchemaChange = neonapi.SchemaChange
+	// SchemaComparison answers GET .../compare_schema.
+	SchemaComparison = neonapi.SchemaComparison
 	// RoleList answers GET .../roles.
 	RoleList = neonapi.RoleList
 	// SetSourceRequest is the body of PATCH /projects/{p}/source.

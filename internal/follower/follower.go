@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -220,6 +221,16 @@ func (f *Follower) dialStandby(ctx context.Context) (*pgconn.HijackedConn, error
 		return nil, err
 	}
 	return replication.Hijack(ctx, conn)
+}
+
+// Connect connects to the follower, which can be read as long as it is consistent.
+// Nothing was said on the connection.
+func (f *Follower) Connect(ctx context.Context) (net.Conn, error) {
+	s := f.current()
+	if s == nil {
+		return nil, pgbough.Errorf(pgbough.ELocked, "the follower does not run").WithHint("pgbough status says why")
+	}
+	return s.Dial(ctx)
 }
 
 func (f *Follower) current() *Standby {

@@ -61,6 +61,8 @@ func routes() map[string]asked {
 		"GET " + branch + "/roles/{role}":                 {own: 200, other: hidden},
 		"GET " + branch + "/roles/{role}/reveal_password": {own: 200, other: hidden},
 		"GET " + branch + "/logs":                         {own: 200, other: hidden},
+		"GET " + branch + "/schema":                       {own: 200, other: hidden},
+		"GET " + branch + "/compare_schema":               {own: 200, other: hidden},
 		"GET /projects/{project}/connection_uri":          {own: 200, other: hidden, query: "?branch_id=br-calm-fox-a1b2c3d4"},
 
 		"GET /projects/{project}/endpoints": {own: 200, other: hidden},

@@ -112,6 +112,8 @@ func (a *api) routes() map[string]handler {
 		"GET " + branch + "/roles/{role}":                 a.getRole,
 		"GET " + branch + "/roles/{role}/reveal_password": a.revealPassword,
 		"GET " + branch + "/logs":                         a.streamLog,
+		"GET " + branch + "/schema":                       a.getSchema,
+		"GET " + branch + "/compare_schema":               a.compareSchema,
 		"GET " + project + "/endpoints":                   a.listEndpoints,
 		"GET " + endpoint:                                 a.getEndpoint,
 		"PATCH " + endpoint:                               a.updateEndpoint,

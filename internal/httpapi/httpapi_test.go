@@ -148,7 +148,7 @@ var everything = []string{
 	"/auth", "/users/me", "/users/me/organizations", "/regions", "/status", "/pool",
 	"/projects", "/projects?limit=2", "/projects/shared", shop, shop + "/branches", shop + "/branches?limit=1", fix,
 	shop + "/endpoints", fix + "/endpoints", fix + "/roles", fix + "/roles/app",
-	shop + "/branches/main", shop + "/operations", "/operations",
+	fix + "/schema", fix + "/compare_schema", shop + "/branches/main", shop + "/operations", "/operations",
 }
 
 func TestEveryAnswerKeepsTheRulesOfNeonsClients(t *testing.T) {

@@ -60,6 +60,11 @@ type Service interface {
 	// Log opens the log of a branch's Postgres from its beginning. With follow
 	// the reader waits for more at the end; it ends when ctx does.
 	Log(ctx context.Context, project, branch string, follow bool) (io.ReadCloser, error)
+	// Schema writes the schema of a database of a branch as DDL, and CompareSchema
+	// tells how it differs from another branch's. An empty database is the project's
+	// default. A branch that sleeps is woken.
+	Schema(ctx context.Context, project, branch, database string) (string, error)
+	CompareSchema(ctx context.Context, project string, c pgbough.Comparison) (pgbough.SchemaComparison, error)
 
 	// Operations lists the operations of a project, or of all for "".
 	Operations(ctx context.Context, project string) ([]pgbough.Operation, error)

@@ -371,6 +371,43 @@ func (s *Service) Connection(_ context.Context, project, branch, role, database 
 	return c, nil
 }
 
+// Schema implements httpapi.Service: all branches have one table.
+func (s *Service) Schema(_ context.Context, project, branch, database string) (string, error) {
+	err := s.enter("Schema")
+	defer s.Unlock()
+	if err != nil {
+		return "", err
+	}
+	_, _, err = s.branch(project, branch)
+	return "CREATE TABLE " + database + ".orders ();\n", err
+}
+
+// CompareSchema implements httpapi.Service: a branch has one column more than any
+// other.
+func (s *Service) CompareSchema(_ context.Context, project string, c pgbough.Comparison) (pgbough.SchemaComparison, error) {
+	err := s.enter("CompareSchema")
+	defer s.Unlock()
+	if err != nil {
+		return pgbough.SchemaComparison{}, err
+	}
+	p, b, err := s.branch(project, c.Branch)
+	if err != nil {
+		return pgbough.SchemaComparison{}, err
+	}
+	out := pgbough.SchemaComparison{Branch: b.Name, Base: c.Base, Database: c.Database}
+	if out.Database == "" {
+		out.Database = p.DefaultDatabase
+	}
+	if out.Base == "" {
+		out.Base, out.Notes = "main", []string{"main is compared as it is now"}
+	}
+	if out.Base != out.Branch {
+		out.Unified = "--- " + out.Base + "\n+++ " + out.Branch + "\n@@ -1,0 +1 @@ table public.orders\n+    note text,\n"
+		out.Changes = []pgbough.SchemaChange{{Kind: "column", Name: "public.orders.note", Change: pgbough.Added, To: "note text"}}
+	}
+	return out, nil
+}
+
 // Operations implements httpapi.Service.
 func (s *Service) Operations(_ context.Context, project string) ([]pgbough.Operation, error) {
 	err := s.enter("Operations")
