@@ -28,6 +28,14 @@ func (g *globals) completeBranch(cmd *cobra.Command, args []string, _ string) ([
 	return g.branchNames(cmd, false)
 }
 
+// completeBranches offers the names of all branches, for the first two arguments.
+func (g *globals) completeBranches(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 1 {
+		return nil, noFiles
+	}
+	return g.branchNames(cmd, true)
+}
+
 // completeParentArg is completeBranch with the root branch.
 func (g *globals) completeParentArg(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) > 0 {

@@ -67,10 +67,12 @@ const (
 	exitNotFound    = 3
 	exitRefused     = 4
 	exitUnreachable = 5
+	exitDiffers     = 6 // of diff --exit-code
 )
 
 const exitCodesHelp = `Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or refused
-by a rule, 5 production or the server cannot be reached.
+by a rule, 5 production or the server cannot be reached, 6 differences were found
+(diff --exit-code).
 `
 
 // exitError ends the process with a code of its own. Err may be nil: then there

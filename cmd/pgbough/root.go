@@ -36,6 +36,8 @@ func commands(g *globals) []*cobra.Command {
 		newURLCommand(g),
 		newPsqlCommand(g),
 		newLogsCommand(g),
+		newDiffCommand(g),
+		newSchemaCommand(g),
 		newRunCommand(g),
 		newOpsCommand(g),
 		newPoolCommand(g),
