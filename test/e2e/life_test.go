@@ -92,12 +92,44 @@ func (s *server) branchLives(p *pgtest.Server, w *writer) {
 	if got := p.Value(s.t, "postgres", "SELECT to_regclass('mine') IS NULL"); got != "true" {
 		s.t.Error("production has the branch's table")
 	}
+	s.tellsWhatChanged()
 	s.must("branch", "suspend", "pr-1")
 	if s.json(&b, "branch", "get", "pr-1"); b.Branch.ComputeState != "idle" || len(s.postmasters()[s.volumeOf("pr-1")]) != 0 {
 		s.t.Errorf("a branch that was sent to sleep is %s, with postmasters %v", b.Branch.ComputeState, s.postmasters()[s.volumeOf("pr-1")])
 	}
 	if got := s.query("pr-1", "SELECT a FROM mine"); got != "42" { // and wakes it
 		s.t.Errorf("the branch's own row after its sleep: %q", got)
+	}
+}
+
+// tellsWhatChanged compares branch pr-1, which has a table of its own, with main.
+func (s *server) tellsWhatChanged() {
+	s.t.Helper()
+	r := s.cli("diff", "pr-1", "--exit-code")
+	if r.code != 6 || !strings.Contains(r.out, "\n+CREATE TABLE public.mine (\n+    a integer,\n+);\n") || !strings.Contains(r.err, "main is compared as it is now") {
+		s.t.Errorf("diff --exit-code: exit %d, want 6\n%s%s", r.code, r.out, r.err)
+	}
+	var d struct {
+		Changes []struct{ Kind, Name, Change string } `json:"changes"`
+	}
+	s.json(&d, "diff", "main", "pr-1")
+	for _, c := range d.Changes {
+		// Quarantine has cut the server off, and rolled a prepared transaction back.
+		if c.Kind != "server" && (c.Kind != "table" || c.Name != "public.mine" || c.Change != "added") {
+			s.t.Errorf("a change that nobody has made: %+v", c)
+		}
+	}
+	for _, branch := range []string{"main", "pr-1"} {
+		sql := s.must("schema", branch)
+		if !strings.Contains(sql, "CREATE TABLE public.acked (") || strings.Contains(sql, "sekret") {
+			s.t.Errorf("the schema of %s lacks a table, or shows a secret:\n%s", branch, sql)
+		}
+	}
+	if r := s.cli("diff", "pr-1", "pr-1", "--exit-code"); r.code != 0 || r.out != "" {
+		s.t.Errorf("a branch differs from itself: exit %d\n%s", r.code, r.out)
+	}
+	if r := s.cli("diff", "pr-1", "--database", "nowhere"); r.code != 3 {
+		s.t.Errorf("diff of a database that is not there: exit %d, want 3\n%s", r.code, r.err)
 	}
 }
 
