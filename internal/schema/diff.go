@@ -89,7 +89,7 @@ func (p pair) change() (pgbough.SchemaChange, bool) {
 	default:
 		c.Change, c.From, c.To = pgbough.Changed, p.a.told(), p.b.told()
 	}
-	return c, !(one.inline && p.implied())
+	return c, !one.inline || !p.implied()
 }
 
 // implied tells whether a column is as its partitioned parent's in both.

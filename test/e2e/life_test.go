@@ -33,6 +33,7 @@ func TestLife(t *testing.T) {
 			s := startServer(t, "--pool", tc.pool)
 			s.attach(p)
 			s.branchLives(p, w)
+			s.branchesThePast(p, w, tc.pool)
 			s.goesWithoutTrace(p)
 		})
 	}
@@ -99,6 +100,46 @@ func (s *server) branchLives(p *pgtest.Server, w *writer) {
 	}
 	if got := s.query("pr-1", "SELECT a FROM mine"); got != "42" { // and wakes it
 		s.t.Errorf("the branch's own row after its sleep: %q", got)
+	}
+}
+
+// branchesThePast makes a branch of production as it was at an LSN and at a time, or
+// is told why the pool has no history.
+func (s *server) branchesThePast(p *pgtest.Server, w *writer, pool string) {
+	s.t.Helper()
+	if pool == "copy" {
+		if r := s.cli("branch", "create", "past", "--at", "-1s"); r.code != 4 || !strings.Contains(r.err, "has no history") {
+			s.t.Errorf("--at on a pool that keeps none: exit %d, %s", r.code, r.err)
+		}
+		return
+	}
+	var h struct {
+		Points []struct{} `json:"points"`
+		Gaps   []struct{} `json:"gaps"`
+	}
+	s.eventually(2*time.Minute, "there is a point to begin with", func() bool {
+		s.json(&h, "history")
+		return len(h.Points) > 0
+	})
+	if len(h.Gaps) != 0 {
+		s.t.Errorf("gaps of a history that has just begun: %+v", h.Gaps)
+	}
+	for _, by := range []string{"lsn", "time"} {
+		before, at := w.acked(), p.Value(s.t, "postgres", "SELECT pg_current_wal_flush_lsn()")
+		if by == "time" {
+			at = time.Now().UTC().Format(time.RFC3339Nano)
+		}
+		after := w.acked() + 1 // what is not acknowledged yet may be there
+		s.eventually(time.Minute, "production has gone on", func() bool { return w.acked() > after+10 })
+		s.must("branch", "create", "past-"+by, "--at", at)
+		got := s.query("past-"+by, fmt.Sprintf("SELECT count(*) = max(n) AND max(n) BETWEEN %d AND %d, max(n) FROM acked", before, after))
+		if !strings.HasPrefix(got, "t|") {
+			s.t.Errorf("at %s it has %s, want a prefix that ends between %d and %d", at, got, before, after)
+		}
+		s.must("branch", "delete", "past-"+by)
+	}
+	if r := s.cli("branch", "create", "past", "--at", "2020-01-01T00:00:00Z"); r.code == 0 || !strings.Contains(r.err, "too long ago") || !strings.Contains(r.err, "begins at") {
+		s.t.Errorf("--at before the window: exit %d, %s", r.code, r.err)
 	}
 }
 
