@@ -146,6 +146,12 @@ func stops(t *testing.T, l *Log, from pgbough.LSN, commits []stamped) {
 		if !byTime.Commit.Equal(c.at) {
 			t.Fatalf("by time, commit %d of %s: the last is of %s", i, c.at, byTime.Commit)
 		}
+		// Where a segment was left early, production is at the begin of the next one.
+		if begin := before &^ pgbough.LSN(l.size-1); begin > from {
+			if s, err := l.Until(begin, c.at); err != nil || s.LSN != byTime.LSN {
+				t.Fatalf("commit %d of %s, looked for from %s on: %+v, %v, want %s", i, c.at, begin, s, err, byTime.LSN)
+			}
+		}
 		if i%8 == 0 {
 			whole(t, l, before, byPosition.LSN, c.at)
 		}

@@ -82,10 +82,14 @@ func (r *reader) header(lsn pgbough.LSN) int {
 }
 
 // seek goes to the first record of the last page at or before lsn in which one
-// begins at or before lsn.
+// begins at or before lsn. Pages without any are passed over: those of a segment
+// that was left early, and those that nothing is written to yet.
 func (r *reader) seek(lsn pgbough.LSN) error {
 	for p := lsn &^ (pageSize - 1); ; p -= pageSize {
 		page, err := r.page(p)
+		if errors.Is(err, errEnd) && p >= pageSize && lsn-p < pgbough.LSN(2*r.size) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("read WAL at %s: %w", p, err)
 		}

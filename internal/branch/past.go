@@ -146,7 +146,7 @@ func (m *moment) upTo(ctx context.Context, t time.Time) (pgbough.LSN, error) {
 func (m *moment) tooOld(what string) error {
 	from := m.points[0].LSN.String()
 	if mark, ok := m.h.archive.Since(m.points[0].LSN); ok {
-		from += ", " + mark.Time.UTC().Format(time.RFC3339)
+		from += ", " + mark.Time.UTC().Format(time.RFC3339Nano)
 	}
 	return pgbough.Errorf(pgbough.EInvalid, "%s is too long ago: the history of project %s begins at %s", what, m.p.Name, from).
 		WithHint("pgbough history shows the window; pgbough project set %s --history makes it longer from now on", m.p.Name)

@@ -114,12 +114,12 @@ func (s *server) branchesThePast(p *pgtest.Server, w *writer, pool string) {
 		return
 	}
 	var h struct {
-		Points []struct{} `json:"points"`
-		Gaps   []struct{} `json:"gaps"`
+		FromTimestamp time.Time  `json:"from_timestamp"`
+		Gaps          []struct{} `json:"gaps"`
 	}
-	s.eventually(2*time.Minute, "there is a point to begin with", func() bool {
+	s.eventually(2*time.Minute, "there is a moment to begin with", func() bool {
 		s.json(&h, "history")
-		return len(h.Points) > 0
+		return !h.FromTimestamp.IsZero()
 	})
 	if len(h.Gaps) != 0 {
 		s.t.Errorf("gaps of a history that has just begun: %+v", h.Gaps)
