@@ -49,7 +49,7 @@ func serve(text string) {
 	if err == nil {
 		fmt.Println("ready")
 		var p postgres.Process
-		if p, err = l.Start(context.Background(), spec); err == nil {
+		if p, err = l.Start(context.Background(), prepared(spec)); err == nil {
 			fmt.Println(p.PID())
 			if os.Getenv("SANDBOX_TEST_FREEZE") != "" {
 				err = p.Freeze(context.Background())
@@ -187,6 +187,13 @@ func newSpec(t testing.TB, l *Launcher) postgres.Spec {
 	write(t, filepath.Join(s.EtcDir, "pg_hba.conf"), "local all all trust\n")
 	write(t, filepath.Join(s.EtcDir, "pg_ident.conf"), "")
 	s.Args = postgresArgs(l.Inside(s))
+	return prepared(s)
+}
+
+// prepared is a spec whose start removes what a postmaster that was killed has left
+// of its lock file, as every start does: none starts beside an empty one.
+func prepared(s postgres.Spec) postgres.Spec {
+	s.Prepare = func() error { return os.RemoveAll(filepath.Join(s.DataDir, "postmaster.pid")) }
 	return s
 }
 
