@@ -47,6 +47,7 @@ type Archive struct {
 	size      uint64            // of a segment in bytes; 0 before the first one is known
 	segments  map[segment]int64 // that are here, with their size on the disk
 	histories map[uint32]bool   // timelines whose history file is here
+	trimmed   pgbough.LSN       // what ends at or before is not wanted
 }
 
 // Open opens the archive in dir, or makes one. What a crash has left of a file
@@ -119,8 +120,8 @@ func (a *Archive) learnSize() error {
 var ErrFull = errors.New("the disk of the archive is full")
 
 // Collect takes over from a follower's pg_wal what is finished: segments that
-// end at or before received, on the timeline that it streams and its ancestors.
-// It returns how many segments it has taken.
+// end at or before received, on the timeline that it streams and its ancestors,
+// but for those that Trim would remove. It returns how many segments it has taken.
 func (a *Archive) Collect(ctx context.Context, wal *os.Root, received pgbough.LSN, timeline uint32) (int, error) {
 	entries, err := fs.ReadDir(wal.FS(), ".")
 	if err != nil {
@@ -139,7 +140,7 @@ func (a *Archive) Collect(ctx context.Context, wal *os.Root, received pgbough.LS
 	taken := 0
 	for _, e := range entries {
 		s, ok := parseSegment(e.Name())
-		if !ok || a.has(s) || !l.finished(s) {
+		if !ok || !a.wants(s, l.size) || !l.finished(s) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -209,6 +210,13 @@ func (a *Archive) takeHistories(wal *os.Root, entries []fs.DirEntry) error {
 	return nil
 }
 
+func (a *Archive) wants(s segment, size uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.segments[s]
+	return !ok && s.end(size) > a.trimmed
+}
+
 func (a *Archive) has(s segment) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -261,6 +269,7 @@ func (a *Archive) Stats() Stats {
 // it. The caller knows that nobody needs them.
 func (a *Archive) Trim(oldest pgbough.LSN) error {
 	a.mu.Lock()
+	a.trimmed = oldest
 	var gone []segment
 	for s := range a.segments {
 		if a.size != 0 && s.end(a.size) <= oldest {

@@ -240,6 +240,9 @@ func TestGap(t *testing.T) {
 			t.Errorf("%s is kept", s.name())
 		}
 	}
+	if n, err := a.Collect(t.Context(), wal, end, 1); err != nil || n != 0 {
+		t.Errorf("%d segments are taken again that were trimmed, and are still in the follower's WAL: %v", n, err)
+	}
 }
 
 // TestTimelines: after a failover, the segment in which it happened is that of the
