@@ -54,17 +54,13 @@ func (s *Service) keepHistory(projectID string) {
 			err = s.tendHistory(p)
 		}
 		if err != nil && s.ctx.Err() == nil {
-			s.troubled(projectID, err)
+			s.troubled(p, err)
 		}
 	}
 }
 
 // troubled tells, not every second, that history is not kept.
-func (s *Service) troubled(projectID string, err error) {
-	p, perr := s.catalog.Project(s.ctx, projectID)
-	if perr != nil {
-		return
-	}
+func (s *Service) troubled(p pgbough.Project, err error) {
 	h, herr := s.historyOf(s.ctx, p)
 	if herr != nil || h == nil {
 		s.log.WarnContext(s.ctx, "history is not kept", "project", p.Name, "err", errors.Join(err, herr))
@@ -101,6 +97,15 @@ func (s *Service) historyOf(ctx context.Context, p pgbough.Project) (*history, e
 	return h, nil
 }
 
+// noPoints is why a pool of kind copy has no history.
+const noPoints = "the pool cannot share what is the same, so each point would be a full copy"
+
+// keepsHistory tells whether a project has a history: one that wants it, in a pool
+// in which a point is no full copy.
+func (s *Service) keepsHistory(p pgbough.Project) bool {
+	return p.History > 0 && s.pool.Kind() != volume.KindCopy
+}
+
 // tendHistory looks once at the history of a project.
 func (s *Service) tendHistory(p pgbough.Project) error {
 	f, err := s.followerOf(p.ID)
@@ -111,12 +116,10 @@ func (s *Service) tendHistory(p pgbough.Project) error {
 	if err != nil {
 		return err
 	}
-	if s.pool.Kind() == volume.KindCopy {
-		p.History = 0 // each point would be a full copy
-	}
+	st := f.Status()
 	var full error
-	if p.History > 0 {
-		full = s.collect(p, h, f.Status())
+	if s.keepsHistory(p) {
+		full = s.collect(p, h, st)
 		if full != nil && !errors.Is(full, archive.ErrFull) {
 			return full
 		}
@@ -129,7 +132,7 @@ func (s *Service) tendHistory(p pgbough.Project) error {
 			}
 		}
 	}
-	if err := errors.Join(full, s.retain(p, h, full != nil)); err != nil {
+	if err := errors.Join(full, s.retain(p, h, st.Redo, full != nil)); err != nil {
 		return err
 	}
 	h.note.Store(nil)
@@ -178,18 +181,15 @@ func (s *Service) walOf(ctx context.Context, p pgbough.Project) (*os.Root, error
 	return wal, nil
 }
 
-// trim removes the WAL before all points that are left.
-func (s *Service) trim(p pgbough.Project, h *history) error {
-	points, err := s.catalog.PastPoints(s.ctx, p.ID)
-	if err != nil {
-		return err
-	}
+// trim removes the WAL that no point needs, and where there is none yet the next
+// one, which will not begin before redo, the follower's present redo point.
+func (s *Service) trim(p pgbough.Project, h *history, points []pgbough.PastPoint, redo pgbough.LSN) error {
 	oldest := pgbough.LSN(math.MaxInt64)
+	if s.keepsHistory(p) {
+		oldest = redo
+	}
 	for _, pt := range points {
 		oldest = min(oldest, pt.Redo)
-	}
-	if len(points) == 0 && p.History > 0 {
-		return nil // the first is not made yet
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -235,8 +235,11 @@ func (s *Service) History(ctx context.Context, project string) (pgbough.History,
 		return pgbough.History{}, err
 	}
 	out := pgbough.History{Project: hide(p), Window: p.History}
+	if p.State != pgbough.ProjectActive {
+		return out, nil
+	}
 	h, err := s.historyOf(ctx, p)
-	if err != nil || h == nil || p.State != pgbough.ProjectActive {
+	if err != nil || h == nil {
 		return out, err
 	}
 	if out.Points, err = s.catalog.PastPoints(ctx, p.ID); err != nil {
@@ -246,7 +249,7 @@ func (s *Service) History(ctx context.Context, project string) (pgbough.History,
 	out.WALBytes, out.RawBytes = stats.Bytes, stats.RawBytes
 	out.Notes = h.told()
 	if s.pool.Kind() == volume.KindCopy {
-		out.Notes = append(out.Notes, "the pool cannot share what is the same, so no history is kept: each point would be a full copy")
+		out.Notes = append(out.Notes, "no history is kept: "+noPoints)
 	}
 	if len(out.Points) == 0 {
 		return out, nil

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/pgbough/pgbough"
+	"github.com/pgbough/pgbough/internal/pgtest"
 	"github.com/pgbough/pgbough/internal/volume"
+	"github.com/pgbough/pgbough/internal/volume/storage"
 )
 
 // TestOutdated: all points of the last hour are kept, then one of each hour, then
@@ -64,7 +66,7 @@ func TestFullArchive(t *testing.T) {
 	for _, want := range []int{2, 1, 1} {
 		before, err := r.catalog.PastPoints(t.Context(), p.ID)
 		must(t, err)
-		must(t, r.retain(p, h, true))
+		must(t, r.retain(p, h, 0, true))
 		points, err := r.catalog.PastPoints(t.Context(), p.ID)
 		must(t, err)
 		if len(points) != want || points[want-1].VolumeID != before[len(before)-1].VolumeID {
@@ -74,8 +76,53 @@ func TestFullArchive(t *testing.T) {
 			t.Errorf("the volume of the oldest of %d points: %v", len(before), err)
 		}
 	}
-	must(t, r.retain(p, h, false))
+	must(t, r.retain(p, h, 0, false))
 	if points, err := r.catalog.PastPoints(t.Context(), p.ID); err != nil || len(points) != 1 {
 		t.Errorf("%d points are left when there is room again: %v", len(points), err)
+	}
+}
+
+// TestNoHistoryOfCopies: a pool in which a point would be a full copy has no
+// history, so no WAL is archived that nothing could be made of. One that shares
+// what is the same has, from the first point on.
+func TestNoHistoryOfCopies(t *testing.T) {
+	for want, keeps := range map[string]bool{"copy": false, "auto": true} {
+		t.Run(want, func(t *testing.T) {
+			r := newRig(t, func(c *storage.Config) { c.Want, c.Size, c.Sparse = want, 2<<30, true })
+			r.close()
+			r.opts.Archive = t.TempDir()
+			r.open()
+			source := production(t, pgtest.Options{})
+			p := r.attach(source)
+			f, err := r.followerOf(p.ID)
+			must(t, err)
+			for range 3 {
+				at := source.Value(t, "postgres", "pg_switch_wal()")
+				lsn, err := pgbough.ParseLSN(at)
+				must(t, err)
+				source.Exec(t, "postgres", "SELECT pg_logical_emit_message(true, 'x', 'y')")
+				eventually(t, time.Minute, "the segment is there", func() bool { return f.Status().Replay > lsn })
+			}
+			h, err := r.historyOf(t.Context(), p)
+			must(t, err)
+			if keeps {
+				eventually(t, time.Minute, "there is a point, and WAL for it", func() bool {
+					points, err := r.catalog.PastPoints(t.Context(), p.ID)
+					must(t, err)
+					source.Exec(t, "postgres", "SELECT pg_switch_wal()")
+					source.Exec(t, "postgres", "SELECT pg_logical_emit_message(true, 'x', 'y')")
+					return len(points) > 0 && h.archive.Stats().Segments > 0
+				})
+				return
+			}
+			must(t, r.tendHistory(p))
+			if st := h.archive.Stats(); st.Segments != 0 {
+				t.Errorf("%d segments are archived", st.Segments)
+			}
+			_, err = r.CreateBranch(t.Context(), "shop", pgbough.CreateRequest{Name: "x", At: pgbough.Past{Time: time.Now()}})
+			if pgbough.ErrorCode(err) != pgbough.EConflict || !strings.Contains(err.Error(), "full copy") {
+				t.Errorf("a branch of the past: %v", err)
+			}
+		})
 	}
 }

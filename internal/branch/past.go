@@ -50,6 +50,10 @@ func (s *Service) past(ctx context.Context, p pgbough.Project, parent pgbough.Br
 	if err != nil {
 		return none, err
 	}
+	if !s.keepsHistory(p) {
+		return none, pgbough.Errorf(pgbough.EConflict, "project %s has no history: %s", p.Name, noPoints).
+			WithHint("a pool on XFS, btrfs or ZFS has one (--pool)")
+	}
 	if len(points) == 0 {
 		return none, pgbough.Errorf(pgbough.EConflict, "project %s has no history yet", p.Name).WithHint("pgbough history shows when it has")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgbough/pgbough"
@@ -161,8 +162,12 @@ func (s *Service) removePast(ctx context.Context, volumeID string) error {
 }
 
 // retain removes what of a project's history is older than it wants, and with
-// full one point more: then the window gets shorter.
-func (s *Service) retain(p pgbough.Project, h *history, full bool) error {
+// full one point more: then the window gets shorter. redo is the follower's.
+func (s *Service) retain(p pgbough.Project, h *history, redo pgbough.LSN, full bool) error {
+	ops, err := s.catalog.Unfinished(s.ctx) // first: a point that is published meanwhile is among the points
+	if err != nil {
+		return err
+	}
 	points, err := s.catalog.PastPoints(s.ctx, p.ID)
 	if err != nil {
 		return err
@@ -171,14 +176,11 @@ func (s *Service) retain(p pgbough.Project, h *history, full bool) error {
 	if full && len(drop) == 0 && len(points) > 1 {
 		s.log.WarnContext(s.ctx, "the archive's disk or the pool is full: the history window gets shorter", "project", p.Name,
 			"was_from", points[0].Time, "now_from", points[1].Time)
-		drop = points[:1]
+		drop = slices.Clone(points[:1])
 	}
-	busy, err := s.usedPoints(s.ctx)
-	if err != nil {
-		return err
-	}
+	used, making := pointsIn(ops, p.ID)
 	for _, pt := range drop {
-		if busy[pt.VolumeID] {
+		if used[pt.VolumeID] {
 			continue
 		}
 		op, err := s.engine.Start(s.ctx, "drop_point", operation.Request{ProjectID: p.ID, State: keepState{VolumeID: pt.VolumeID}})
@@ -188,8 +190,12 @@ func (s *Service) retain(p pgbough.Project, h *history, full bool) error {
 		if err != nil {
 			return err
 		}
+		points = slices.DeleteFunc(points, func(left pgbough.PastPoint) bool { return left.VolumeID == pt.VolumeID })
 	}
-	return s.trim(p, h)
+	if len(points) == 0 && making {
+		return nil // its redo point may be before the follower's present one
+	}
+	return s.trim(p, h, points, redo)
 }
 
 // outdated are the points, the oldest first, that are not kept at a time for a
@@ -219,17 +225,15 @@ func outdated(points []pgbough.PastPoint, now time.Time, window time.Duration) [
 	return drop
 }
 
-// usedPoints are the points of the past that branches are just being made of.
-func (s *Service) usedPoints(ctx context.Context) (map[string]bool, error) {
-	ops, err := s.catalog.Unfinished(ctx)
-	if err != nil {
-		return nil, err
-	}
-	used := map[string]bool{}
+// pointsIn are the points of the past that branches are just being made of, and
+// whether a project just gets another one.
+func pointsIn(ops []pgbough.Operation, projectID string) (used map[string]bool, making bool) {
+	used = map[string]bool{}
 	for _, op := range ops {
 		if id := volumesIn(op).Past.Point; id != "" {
 			used[id] = true
 		}
+		making = making || op.ProjectID == projectID && op.Kind == "keep_point"
 	}
-	return used, nil
+	return used, making
 }
