@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
@@ -67,9 +66,6 @@ func (s *Service) baseOf(ctx context.Context, p pgbough.Project, b pgbough.Branc
 	return parent, []string{note}, err
 }
 
-// replayConflicts is how often a schema is read again that replay was in the way of.
-const replayConflicts = 50
-
 func (s *Service) schemaOf(ctx context.Context, p pgbough.Project, b pgbough.Branch, database string) (*schema.Database, error) {
 	dial := func(ctx context.Context) (net.Conn, error) { return s.Connect(ctx, b.ID) }
 	if b.ID == p.RootBranchID {
@@ -81,14 +77,6 @@ func (s *Service) schemaOf(ctx context.Context, p pgbough.Project, b pgbough.Bra
 	}
 	db, err := schema.Load(ctx, dial, p.Source.Superuser, database)
 	var refused *pgconn.PgError
-	// The follower ends whoever stands in the way of what it replays.
-	for range replayConflicts {
-		if !errors.As(err, &refused) || refused.Code != "40001" {
-			break
-		}
-		pause(ctx, 100*time.Millisecond)
-		db, err = schema.Load(ctx, dial, p.Source.Superuser, database)
-	}
 	if errors.As(err, &refused) && refused.Code == "3D000" { // invalid_catalog_name
 		return nil, pgbough.Errorf(pgbough.ENotFound, "branch %s has no database %q: %w", b.Name, database, err)
 	}

@@ -11,15 +11,18 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgbough/pgbough"
 )
 
 const (
 	// maxMessage bounds what one message of a Postgres may take of our memory: who
 	// uses a branch decides what its catalogs hold.
 	maxMessage = 64 << 20
-	// attempts is how often a standby is read that cancels because what it replays
-	// is in the way.
-	attempts     = 3
+	// attempts is how often a standby is read that ends a session because it is in
+	// the way of what it replays, with a pause before each.
+	attempts     = 50
+	pause        = 100 * time.Millisecond
 	closeTimeout = time.Second
 )
 
@@ -29,14 +32,21 @@ type Dial func(ctx context.Context) (net.Conn, error)
 // Load reads the schema of a database over a connection of its own. The role must
 // be a superuser: others do not see everything.
 func Load(ctx context.Context, dial Dial, role, database string) (*Database, error) {
-	var err error
-	for range attempts {
-		var db *Database
-		if db, err = load(ctx, dial, role, database); err == nil || !inTheWay(err) || ctx.Err() != nil {
+	for left := attempts; ; left-- {
+		db, err := load(ctx, dial, role, database)
+		if !inTheWay(err) {
 			return db, err
 		}
+		if left == 0 {
+			return nil, pgbough.Errorf(pgbough.ELocked, "the schema of database %s cannot be read while production changes so much: %w", database, err).
+				WithHint("try again")
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	return nil, err
 }
 
 func load(ctx context.Context, dial Dial, role, database string) (*Database, error) {
