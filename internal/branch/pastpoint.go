@@ -110,13 +110,9 @@ func (s *Service) clonePastPoint(ctx context.Context, r *keepRun) error {
 		return err
 	}
 	before := f.Status()
-	var v volume.Volume
-	err = f.Snapshot(ctx, func(ctx context.Context) error {
-		v, err = s.pool.Clone(ctx, r.State.Parent, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RolePast, Owner: p.RootBranchID})
-		return err
-	})
+	v, err := s.cloneFollower(ctx, f, r.State.Parent, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RolePast, Owner: p.RootBranchID})
 	if err != nil {
-		return fmt.Errorf("clone the follower: %w", err)
+		return err
 	}
 	after, err := f.Position(ctx)
 	if err != nil {
@@ -124,9 +120,6 @@ func (s *Service) clonePastPoint(ctx context.Context, r *keepRun) error {
 	}
 	// What the clone is lies between: its redo point only grows, and its files hold nothing that came after.
 	r.State.Redo, r.State.LSN, r.State.Timeline, r.State.Time = before.Redo, after.Replay, after.Timeline, before.SourceTime
-	if err := follower.Scrub(v.Data); err != nil {
-		return err
-	}
 	wal, err := os.OpenRoot(filepath.Join(v.Data, "pg_wal"))
 	if err != nil {
 		return fmt.Errorf("open the WAL of the clone: %w", err)

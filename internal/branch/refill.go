@@ -68,17 +68,20 @@ func (s *Service) cloneSpare(ctx context.Context, r *refillRun) error {
 	if err := s.catalog.PutSpare(ctx, spare); err != nil {
 		return err
 	}
-	var v volume.Volume
-	err = f.Snapshot(ctx, func(ctx context.Context) error {
-		v, err = s.pool.Clone(ctx, r.State.Parent, volume.Manifest{
-			ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RoleSpare,
-		})
+	_, err = s.cloneFollower(ctx, f, r.State.Parent, volume.Manifest{ID: r.State.VolumeID, ProjectID: p.ID, Project: p.Name, Role: volume.RoleSpare})
+	return err
+}
+
+// cloneFollower clones the follower on volume parent as it is at one instant, without
+// what is only its own.
+func (s *Service) cloneFollower(ctx context.Context, f *follower.Follower, parent string, m volume.Manifest) (v volume.Volume, err error) {
+	if err := f.Snapshot(ctx, func(ctx context.Context) (err error) {
+		v, err = s.pool.Clone(ctx, parent, m)
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("clone the follower: %w", err)
+	}); err != nil {
+		return v, fmt.Errorf("clone the follower: %w", err)
 	}
-	return follower.Scrub(v.Data)
+	return v, follower.Scrub(v.Data)
 }
 
 // startSpare starts or adopts the spare on a volume. rows are production's
