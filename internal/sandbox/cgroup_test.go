@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgbough/pgbough/internal/postgres"
 )
@@ -121,9 +122,18 @@ func TestForkBomb(t *testing.T) {
 	if n := len(membersOf(t, p.group)); n > most || n < most-20 {
 		t.Fatalf("%d processes under a limit of %d", n, most) // no bomb without it
 	}
+	// From outside: inside there may be no room for the shell that does it.
+	for _, pid := range membersOf(t, p.group) {
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "sleep\n" {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+		}
+	}
+	wait(t, "there is room for a bomb", func() bool { return len(membersOf(t, p.group)) < most/2 })
+	refused := p.Refusals()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	inside(t, conn, background+"kill -9 $(pgrep -x sleep); b() { b | b & b; }; b) &")
+	inside(t, conn, background+"sleep 1; b() { b | b & b; }; b) &") // once the program that starts it has ended
+	wait(t, "the bomb is refused more", func() bool { return p.Refusals() > refused })
 	for range 20 {
 		if _, err := neighbour.Exec(ctx, "SELECT 1"); err != nil {
 			t.Fatalf("beside a fork bomb: %v", err)
