@@ -194,15 +194,17 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) ([]pgbough.VolumeStatu
 	if dryRun {
 		return unknown, nil
 	}
-	for _, v := range unknown {
+	for _, v := range unknown { // all of them first: where one is somebody's, the others may be too
 		_, running, err := s.launcher.Find(ctx, v.ID)
 		if err != nil {
 			return nil, fmt.Errorf("look whether a Postgres runs on volume %s: %w", v.ID, err)
 		}
 		if running {
-			return nil, pgbough.Errorf(pgbough.EConflict, "a Postgres still runs on volume %s, so it is not removed", v.ID).
+			return nil, pgbough.Errorf(pgbough.EConflict, "a Postgres still runs on volume %s, so nothing is removed", v.ID).
 				WithHint("stop the server that owns it")
 		}
+	}
+	for _, v := range unknown {
 		if err := s.pool.Prune(ctx, v.ID); err != nil {
 			return nil, err
 		}

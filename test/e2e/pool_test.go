@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -498,6 +499,10 @@ func TestPrune(t *testing.T) {
 	s.must("branch", "create", "lost")
 	s.waitSpare()
 	s.settled("attach")
+	// No Postgres runs on a point of the past.
+	s.eventually(time.Minute, "there is a point of the past", func() bool {
+		return slices.ContainsFunc(s.poolVolumes(), func(v volumeJSON) bool { return v.Role == "past" && v.Known })
+	})
 	s.kill() // its Postgres run on
 	files, _ := filepath.Glob(filepath.Join(s.data(), "catalog.db*"))
 	for _, f := range files {
